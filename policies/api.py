@@ -1,0 +1,166 @@
+"""The waist: what a policy may know (View), what it may decide (Plan), and the rules every plan keeps.
+
+A policy is one method, `plan(view) -> Plan`. The same object schedules the model machine in `sim` and real vLLM
+through `calibrate.engine`. It changes nothing it is given; it may keep private state that is a function of the
+sequence of Views alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+NOBODY: Ints = np.empty(0, np.int64)
+NOBODY.flags.writeable = False
+
+
+def _nobody() -> Ints:
+    return NOBODY
+
+
+class Residency:
+    """Where a request's KV is. GPU, LOADING and EVICTING hold GPU blocks and a seat; only GPU may run."""
+
+    NONE, GPU, HOST, LOADING, EVICTING = range(5)
+
+
+HOLDS_BLOCKS: Bools = np.array([False, True, False, True, True])
+
+
+class Event:
+    """What can happen while a plan stands; flags, combined with `|`."""
+
+    ARRIVAL, PREFILLED, FINISH, LANDED, EVICTED, ANY = 1, 2, 4, 8, 16, 31
+
+
+class CostModel(Protocol):
+    """What the policy believes things cost. Never the truth by default: a machine may be given beliefs that are off."""
+
+    def step_s(self, tokens: float, kv_tokens: float, pairs: float, seqs: float) -> float:
+        """Seconds of one engine step.
+
+        `tokens`: computed in it; `kv_tokens`: context its decodes attend to; `pairs`: query-key pairs of its prefill
+        chunks, c d + c^2/2 for a chunk c after d tokens; `seqs`: requests in it.
+        """
+
+    def load_s(self, tokens: float) -> float:
+        """Seconds to bring the KV of `tokens` tokens from the host to the GPU, on an idle link."""
+
+    def store_s(self, tokens: float) -> float:
+        """Seconds to write the KV of `tokens` tokens to the host, on an idle link."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """A read-only window on the engine, valid during `plan()` only: copy what you keep.
+
+    Arrays have one row per unfinished request, in order of arrival, ids ascending.
+    """
+
+    now_s: float
+    id: Ints
+    arrival_s: Floats
+    prompt_tokens: Ints
+    output_tokens: Ints         #: generated so far
+    max_tokens: Ints            #: declared limit on the output
+    computed_tokens: Ints       #: KV that exists: on the GPU, or on the host while residency is HOST
+    host_tokens: Floats         #: KV that has a copy on the host (a fraction while a token is crossing)
+    residency: Ints             #: one of Residency
+    consumption_rate: Floats    #: tokens per second the reader takes
+    read_until_s: Floats        #: when the reader takes up the last token delivered; -inf before the first
+    preemptions: Ints
+    moved_s: Floats             #: when residency last changed
+    priority: Floats            #: class weight, 1 by default
+    ttft_slo_s: Floats          #: NaN when not given
+    tpot_slo_s: Floats          #: NaN when not given
+    reader: Ints                #: 0: nobody reads along, the rate is a priority only
+    free_blocks: int
+    total_blocks: int
+    host_free_blocks: int
+    host_total_blocks: int
+    block_size: int             #: tokens per KV block
+    max_seqs: int               #: requests that may hold GPU blocks
+    max_step_tokens: int
+    h2d_free_s: float           #: when everything queued on the link is across
+    d2h_free_s: float
+    decode_steps: int           #: since the start; a step that prefills anything counts as a prefill step only
+    prefill_steps: int
+    decode_tokens: int          #: generated in decode steps, since the start
+    prefill_tokens: int         #: prompt (and recomputed) tokens computed, since the start
+    decode_s: float             #: GPU seconds spent in decode steps, since the start
+    prefill_s: float
+    cost: CostModel
+
+    @property
+    def remaining_tokens(self) -> Ints:
+        """Tokens to compute before the next output token: 1 means ready to decode."""
+        return self.prompt_tokens + self.output_tokens - self.computed_tokens
+
+    @property
+    def slack_s(self) -> Floats:
+        """How long each reader can go on without a new token; 0 for an empty buffer.
+
+        Rounded to a microsecond, so that engines whose clocks differ in the last bit rank alike.
+        """
+        slack: Floats = np.round(np.maximum(self.read_until_s - self.now_s, 0.0), 6)
+        return slack
+
+    @property
+    def buffered_tokens(self) -> Floats:
+        """Tokens delivered and not read yet, as a fluid."""
+        return self.slack_s * self.consumption_rate
+
+    def rows(self, ids: Ints) -> Ints:
+        """Rows of `ids`; InvalidPlan when one is unknown."""
+        rows: Ints = self.id.searchsorted(ids)
+        if len(rows) and (rows.max() >= len(self.id) or (self.id[rows] != ids).any()):
+            known = np.isin(ids, self.id)
+            raise InvalidPlan("known ids", ids[~known], "not in the view")
+        return rows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """A standing order: it holds, without the policy being asked again, until an event named in `until`, an
+    unfinished chunk, too few blocks (GPU, or host for `store`) for the next decode step, or its own wake-up.
+
+    Whoever completes its prefill or lands from the host joins `decode`.
+    """
+
+    decode: Ints = field(default_factory=_nobody)       #: ids, ascending, that decode in every step; others pause
+    prefill: tuple[tuple[int, int], ...] = ()           #: (id, tokens) of the next step, in this order
+    offload: Ints = field(default_factory=_nobody)      #: leave the GPU; blocks are free once the host copy is complete
+    drop: Ints = field(default_factory=_nobody)         #: give up all KV (of a resident or of one on the host); recompute later
+    load: Ints = field(default_factory=_nobody)         #: come back from the host, in this order
+    store: Ints = field(default_factory=_nobody)        #: residents written through to the host, in this order, while the plan stands
+    forget: Ints = field(default_factory=_nobody)       #: residents whose host copy is given up
+    until: int = Event.ANY
+    wake_at_s: float = inf                              #: ask again then, even if nothing has happened
+    wake_after_steps: int = 0                           #: ask again after so many steps; 0: no such limit
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Decides what runs next."""
+
+    def plan(self, view: View) -> Plan:
+        """The next standing order."""
+
+
+class InvalidPlan(ValueError):
+    """A plan that no engine can carry out: which rule it breaks, for which requests, by which numbers."""
+
+    def __init__(self, rule: str, requests: object, numbers: object) -> None:
+        super().__init__(rule, requests, numbers)
+        self.rule, self.requests, self.numbers = rule, requests, numbers
+
+    def __str__(self) -> str:
+        return " ".join(f"illegal plan: {self.rule}: requests {self.requests}, {self.numbers}".split())
