@@ -121,9 +121,8 @@ class View:
     def rows(self, ids: Ints) -> Ints:
         """Rows of `ids`; InvalidPlan when one is unknown."""
         rows: Ints = self.id.searchsorted(ids)
-        if len(rows) and (rows.max() >= len(self.id) or (self.id[rows] != ids).any()):
-            known = np.isin(ids, self.id)
-            raise InvalidPlan("known ids", ids[~known], "not in the view")
+        if len(rows) and (rows.max() >= len(self.id) or np.count_nonzero(self.id[rows] != ids)):
+            raise InvalidPlan("known ids", ids[~np.isin(ids, self.id)].tolist(), "not in the view")
         return rows
 
 
@@ -164,3 +163,106 @@ class InvalidPlan(ValueError):
 
     def __str__(self) -> str:
         return " ".join(f"illegal plan: {self.rule}: requests {self.requests}, {self.numbers}".split())
+
+
+def blocks_for(tokens: Ints, block_size: int) -> Ints:
+    """KV blocks that hold so many tokens each."""
+    return -(-tokens // block_size)
+
+
+def decode_steps_that_fit(computed: Ints, free_blocks: int, block_size: int) -> int:
+    """Decode steps that requests with this much KV can make together before blocks run out.
+
+    0 if not even one; otherwise a number that surely fits and is exact when it is below `block_size`.
+    """
+    if not len(computed):
+        return 0
+    whole, rest = divmod(free_blocks, len(computed))    # in block_size steps each request takes exactly one block
+    if whole:
+        return whole * block_size
+    taken = np.bincount(-computed % block_size, minlength=block_size).cumsum()
+    return int(taken.searchsorted(rest, side="right"))
+
+
+def host_blocks_held(view: View) -> Ints:
+    """Host blocks each request holds while nothing is being written through, shape (n,)."""
+    away = view.residency >= Residency.HOST
+    kept = np.where(away, view.computed_tokens, np.ceil(view.host_tokens).astype(np.int64))
+    return blocks_for(kept, view.block_size)
+
+
+def check_plan(view: View, plan: Plan) -> None:
+    """Raise InvalidPlan unless every engine can carry *plan* out exactly as written."""
+    at, computed, left, bs = view.residency, view.computed_tokens, view.remaining_tokens, view.block_size
+    ids, decode = plan.decode, view.rows(plan.decode)
+    _each(ids[1:] > ids[:-1], "decode lists each request once, ids ascending", ids[1:], ids[:-1])
+    _each(at[decode] == Residency.GPU, "only residents decode", ids, at[decode])
+    _each(left[decode] == 1, "only the prefilled decode", ids, left[decode])
+    tokens, holders = len(decode), int(np.count_nonzero(HOLDS_BLOCKS[at]))
+    need, free = int(np.count_nonzero(computed[decode] % bs == 0)), view.free_blocks
+    named = [decode]
+    if plan.prefill:
+        ids, chunk = np.array(plan.prefill, np.int64).T
+        rows = view.rows(ids)
+        _each((chunk > 0) & (chunk <= left[rows]), "a chunk is part of what remains", ids, chunk)
+        _each(at[rows] <= Residency.GPU, "prefill needs its KV on the GPU or none", ids, at[rows])
+        need += int((blocks_for(computed[rows] + chunk, bs) - blocks_for(computed[rows], bs)).sum())
+        holders += int(np.count_nonzero(at[rows] == Residency.NONE))
+        tokens += int(chunk.sum())
+        named.append(rows)
+    if len(plan.load):
+        rows = view.rows(plan.load)
+        _each(at[rows] == Residency.HOST, "only KV on the host is loaded", plan.load, at[rows])
+        need, holders = need + int(blocks_for(computed[rows], bs).sum()), holders + len(rows)
+        named.append(rows)
+    if len(plan.drop):
+        rows = view.rows(plan.drop)
+        _each((at[rows] == Residency.GPU) | (at[rows] == Residency.HOST), "only KV on the GPU or the host is dropped", plan.drop, at[rows])
+        here = rows[at[rows] == Residency.GPU]
+        free, holders = free + int(blocks_for(computed[here], bs).sum()), holders - len(here)
+        named.append(rows)
+    if len(plan.offload):
+        rows = view.rows(plan.offload)
+        _each((at[rows] == Residency.GPU) & (computed[rows] > 0), "only residents with KV are offloaded", plan.offload, at[rows])
+        written = rows[view.host_tokens[rows] >= computed[rows]]            # the others' blocks are free only once they are
+        free, holders = free + int(blocks_for(computed[written], bs).sum()), holders - len(written)
+        named.append(rows)
+    if len(named) > 1:
+        orders = np.bincount(np.concatenate(named), minlength=len(at))
+        _each(orders <= 1, "one order per request", view.id, orders)
+    _within(tokens, view.max_step_tokens, "tokens of a step")
+    _within(holders, view.max_seqs, "requests that hold GPU blocks")
+    _within(need, free, "GPU blocks")
+    if len(plan.store) or len(plan.offload) or len(plan.forget):
+        _check_host(view, plan)
+    if not plan.wake_at_s > view.now_s or plan.wake_after_steps < 0:
+        raise InvalidPlan("wake in the future", "", f"at {plan.wake_at_s} s or after {plan.wake_after_steps} steps, now {view.now_s} s")
+
+
+def _check_host(view: View, plan: Plan) -> None:
+    """Copies are made of residents that stay or are offloaded, and fit the host pool for at least one step."""
+    store, offload, forget, drop = (view.rows(ids) for ids in (plan.store, plan.offload, plan.forget, plan.drop))
+    at = view.residency
+    _each(at[store] == Residency.GPU, "only residents are written through", plan.store, at[store])
+    _each(at[forget] == Residency.GPU, "only residents' copies are forgotten", plan.forget, at[forget])
+    orders = np.bincount(np.concatenate((store, offload, forget, drop)), minlength=len(at))
+    _each(orders <= 1, "store, offload, forget and drop exclude each other", view.id, orders)
+    held = host_blocks_held(view)
+    after = view.computed_tokens.copy()
+    after[view.rows(plan.decode)] += 1
+    if plan.prefill:
+        ids, chunk = np.array(plan.prefill, np.int64).T
+        after[view.rows(ids)] += chunk
+    need = int((blocks_for(after[store], view.block_size) - held[store]).sum())
+    need += int((blocks_for(view.computed_tokens[offload], view.block_size) - held[offload]).sum())
+    _within(need, view.host_free_blocks + int(held[forget].sum()) + int(held[drop].sum()), "host blocks")
+
+
+def _each(holds: Bools, rule: str, ids: Ints, numbers: npt.NDArray[np.generic]) -> None:
+    if np.count_nonzero(holds) < len(holds):
+        raise InvalidPlan(rule, ids[~holds].tolist(), numbers[~holds].tolist())
+
+
+def _within(need: int, limit: int, rule: str) -> None:
+    if need > limit:
+        raise InvalidPlan(rule, "all", f"{need} of {limit}")

@@ -1,0 +1,299 @@
+"""Hardware profiles (JSON), and the machine that a profile, a model and the user's options make.
+
+`build_machine("rtx4090", "llama3-8b", mem_fraction=0.88)` is the usual way in. Every figure in a profile has its source and
+says whether it was measured, fitted or estimated; `manifest` repeats that beside the results. Whatever a user gets wrong is a
+`BadInput`, one line. Of `sim`, only this file and `models` import pydantic, which takes 0.2 s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from math import ceil, isfinite
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter, model_validator
+
+from traces.errors import BadInput
+
+from .latency import LatencyModel
+from .machine import Machine
+from .models import MODELS_FILE, PROFILES, Count, ModelGeometry, Strict, Text, list_models, load_model, read
+
+__all__ = ["Hardware", "ModelGeometry", "build_machine", "list_hardware", "list_models", "load_hardware", "load_model", "manifest"]
+
+#: vLLM keeps block 0 of the pool for padding; no request ever holds it
+_NULL_BLOCKS = 1
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class Gpu(Strict):
+    name: Text
+    memory_bytes: Count
+    source: Text
+
+
+class HostLink(Strict):
+    """Between host and GPU memory; each rate is of one direction alone."""
+
+    h2d_bytes_per_s: Positive
+    d2h_bytes_per_s: Positive
+    copy_overhead_s: NotNegative    #: per copy
+    status: Text                    #: measured or estimated, and on what
+    source: Text
+    note: str = ""
+
+
+class EngineDefaults(Strict):
+    max_num_seqs: Count
+    max_num_batched_tokens: Count
+    rule: Text
+
+
+class HostTime(Strict):
+    """Seconds of each step that the GPU waits for the host, with the range they may lie in."""
+
+    value: NotNegative
+    low: NotNegative
+    high: NotNegative
+    status: Text
+
+    @model_validator(mode="after")
+    def _ordered(self) -> HostTime:
+        if not self.low <= self.value <= self.high:
+            raise ValueError(f"value {self.value} lies outside its range [{self.low}, {self.high}]")
+        return self
+
+
+class Coefficients(Strict):
+    """`sim.latency.LatencyModel` without the host time: seconds, and the knee's exponent."""
+
+    weights_s: NotNegative
+    token_s: NotNegative
+    kv_token_s: NotNegative
+    pair_s: NotNegative
+    seq_s: NotNegative
+    knee: Annotated[float, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _takes_time(self) -> Coefficients:
+        self.with_host(0.0)
+        return self
+
+    def with_host(self, host_s: float) -> LatencyModel:
+        return LatencyModel(self.weights_s, self.token_s, self.kv_token_s, self.pair_s, self.seq_s, self.knee, host_s)
+
+
+class FitError(Strict):
+    """|model / table - 1| in percent on rows the coefficients were not fitted to."""
+
+    rows: Count             #: of the table, used to fit or to test
+    test_mape_pct: NotNegative
+    prefill_mape_pct: NotNegative
+    decode_mape_pct: NotNegative
+    p90_pct: NotNegative
+    max_pct: NotNegative
+
+
+class StepTimes(Strict):
+    """Step times of one model on this hardware, and where they come from."""
+
+    latency: Coefficients
+    engine: Text
+    engine_version: Text
+    source: Text
+    licence: str = ""
+    how_fitted: Text
+    status: Text
+    date: str = ""
+    fit_error: FitError | None = None
+    geometry: ModelGeometry | None = None   #: of a model that the package does not know
+
+
+class Hardware(Strict):
+    """One hardware profile."""
+
+    name: Text
+    gpu: Gpu
+    link: HostLink
+    kv_layout: Literal["contiguous", "per-layer"] = "contiguous"    #: per-layer: K and V of each layer are copied on their own
+    defaults: EngineDefaults
+    reserve_bytes: NotNegative      #: activations and CUDA graphs, inside the memory fraction as vLLM's is
+    reserve_source: Text
+    write_share: Annotated[float, Field(gt=0, le=1)] = 0.9
+    host_s: HostTime
+    models: Mapping[str, StepTimes]
+
+
+_HARDWARE = TypeAdapter(Hardware)
+
+
+def list_hardware() -> list[str]:
+    """Names of the profiles that come with the package."""
+    return sorted(entry.name.removesuffix(".json") for entry in PROFILES.iterdir()
+                  if entry.name.endswith(".json") and entry.name != MODELS_FILE)
+
+
+def load_hardware(name_or_path: str | Path) -> Hardware:
+    """A profile of the package by name, or the user's own by path."""
+    if isinstance(name_or_path, str) and name_or_path in list_hardware():
+        return _built_in(name_or_path)
+    path = Path(name_or_path)
+    if isinstance(name_or_path, str) and path.suffix != ".json" and path.name == name_or_path:
+        known = ", ".join(list_hardware())
+        raise BadInput("hardware", repr(name_or_path), f"unknown; known are {known}, or give the path of a JSON profile")
+    try:
+        text = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise BadInput("hardware profile", str(path), getattr(error, "strerror", None) or str(error)) from None
+    return read(_HARDWARE, text, f"hardware profile {path}")
+
+
+def build_machine(
+    hardware: str | Path | Hardware,
+    model: str,
+    *,
+    mem_fraction: float = 0.9,
+    kv_tokens: int | None = None,
+    host_kv_tokens: int | None = None,
+    block_size: int = 16,
+    max_num_seqs: int | None = None,
+    max_num_batched_tokens: int | None = None,
+    host_s: float | None = None,
+    believed_step: float = 1.0,
+    believed_link: float = 1.0,
+    link_bytes_per_s: float | None = None,
+) -> Machine:
+    """The machine that runs `model` on `hardware`.
+
+    `mem_fraction`: weights + reserve + KV over GPU memory, as vLLM's gpu_memory_utilization and SGLang's
+    mem_fraction_static mean it. `kv_tokens` replaces what follows from it: the figure a server logs as "GPU KV cache size",
+    null block included. `host_kv_tokens`: the host pool, by default twice the usable GPU pool; 0 is no host tier.
+    `link_bytes_per_s`: both directions. `believed_*`: what the policy believes, as multiples of the truth. The rest replaces
+    the profile's own values.
+    """
+    profile = hardware if isinstance(hardware, Hardware) else load_hardware(hardware)
+    where = f"{model} on {profile.name}"
+    times = _step_times(profile, model)
+    geometry = times.geometry or load_model(model)
+    block = _whole("block_size", block_size, where)
+    pool = (_pool_blocks(profile, geometry, mem_fraction, block, where) if kv_tokens is None
+            else _given_blocks(kv_tokens, block, where))
+    usable = pool - _NULL_BLOCKS
+    defaults, link = profile.defaults, profile.link
+    rate = None if link_bytes_per_s is None else _positive("link_bytes_per_s", link_bytes_per_s, where)
+    return Machine(
+        latency=times.latency.with_host(profile.host_s.value if host_s is None else _seconds("host_s", host_s, where)),
+        kv_blocks=usable,
+        host_kv_blocks=2 * usable if host_kv_tokens is None else _host_blocks(host_kv_tokens, block, where),
+        block_size=block,
+        kv_token_bytes=float(geometry.kv_token_bytes),
+        max_seqs=defaults.max_num_seqs if max_num_seqs is None else _whole("max_num_seqs", max_num_seqs, where),
+        max_step_tokens=(defaults.max_num_batched_tokens if max_num_batched_tokens is None
+                         else _whole("max_num_batched_tokens", max_num_batched_tokens, where)),
+        h2d_bytes_per_s=link.h2d_bytes_per_s if rate is None else rate,
+        d2h_bytes_per_s=link.d2h_bytes_per_s if rate is None else rate,
+        copy_overhead_s=link.copy_overhead_s,
+        copies_per_block=1 if profile.kv_layout == "contiguous" else 2 * geometry.layers,
+        write_share=profile.write_share,
+        believed_step=_positive("believed_step", believed_step, where),
+        believed_link=_positive("believed_link", believed_link, where),
+    )
+
+
+def manifest(hardware: str | Path | Hardware, model: str, machine: Machine | None = None) -> dict[str, str | float]:
+    """What a result must say about its machine: flat, every estimate named as one.
+
+    `machine` tells which host time and link rates were really used; without it, the profile's.
+    """
+    profile = hardware if isinstance(hardware, Hardware) else load_hardware(hardware)
+    times = _step_times(profile, model)
+    host, link = profile.host_s, profile.link
+    host_s = host.value if machine is None else machine.latency.host_s
+    own_link = machine is None or (machine.h2d_bytes_per_s, machine.d2h_bytes_per_s) == (link.h2d_bytes_per_s, link.d2h_bytes_per_s)
+    licence = f" ({times.licence})" if times.licence else ""
+    said: dict[str, str | float] = {
+        "hardware": profile.name,
+        "gpu": profile.gpu.name,
+        "model": model,
+        "latency_status": times.status,
+        "latency_source": f"{times.engine} {times.engine_version}: {times.source}{licence}",
+        "host_s": host_s,
+        "host_s_status": f"{host.status}; range {host.low:g} to {host.high:g} s" if host_s == host.value else "set by the user",
+        "link_status": link.status if own_link else "set by the user",
+        "reserve_status": profile.reserve_source,
+    }
+    if times.fit_error is not None:
+        said |= {f"fit_{name}": value for name, value in times.fit_error.model_dump().items() if name != "rows"}
+    return said
+
+
+@cache
+def _built_in(name: str) -> Hardware:
+    file = f"{name}.json"
+    return read(_HARDWARE, PROFILES.joinpath(file).read_bytes(), f"hardware profile {file}")
+
+
+def _step_times(profile: Hardware, model: str) -> StepTimes:
+    if model in profile.models:
+        return profile.models[model]
+    known = ", ".join(sorted(profile.models)) or "none"
+    raise BadInput("model", repr(model), f"not profiled on {profile.name}; profiled there: {known}")
+
+
+def _pool_blocks(profile: Hardware, geometry: ModelGeometry, mem_fraction: float, block: int, where: str) -> int:
+    """Blocks of the pool, null block included."""
+    if not (_is_number(mem_fraction) and 0 < mem_fraction <= 1):
+        raise BadInput("mem_fraction", where, f"must lie in (0, 1], got {mem_fraction}")
+    memory, taken = profile.gpu.memory_bytes, geometry.weight_bytes + profile.reserve_bytes
+    block_bytes = block * geometry.kv_token_bytes
+    blocks = int((mem_fraction * memory - taken) // block_bytes)
+    if blocks > _NULL_BLOCKS:
+        return blocks
+    need = taken + (_NULL_BLOCKS + 1) * block_bytes
+    smallest = ceil(need / memory * 1e4) / 1e4
+    hint = f"the smallest fraction that works is {smallest}" if smallest <= 1 else "it does not fit on this GPU at all"
+    raise BadInput("mem_fraction", where, (
+        f"{mem_fraction} of {memory} bytes is {mem_fraction * memory:.0f}, but weights ({geometry.weight_bytes}), reserve "
+        f"({profile.reserve_bytes:.0f}) and two KV blocks need {need:.0f} bytes; {hint}"))
+
+
+def _given_blocks(kv_tokens: int, block: int, where: str) -> int:
+    """Blocks of a pool of this many tokens, null block included."""
+    blocks = _whole("kv_tokens", kv_tokens, where) // block
+    if blocks <= _NULL_BLOCKS:
+        raise BadInput("kv_tokens", where, f"{kv_tokens} is less than two blocks of {block} tokens; one is the engine's null block")
+    return blocks
+
+
+def _host_blocks(host_kv_tokens: int, block: int, where: str) -> int:
+    tokens = _whole("host_kv_tokens", host_kv_tokens, where, least=0)
+    if 0 < tokens < block:
+        raise BadInput("host_kv_tokens", where, f"{tokens} is less than one block of {block} tokens; 0 means no host tier")
+    return tokens // block
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+
+
+def _whole(what: str, value: int, where: str, least: int = 1) -> int:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise BadInput(what, where, f"must be a whole number, at least {least}, got {value}")
+    return int(value)
+
+
+def _positive(what: str, value: float, where: str) -> float:
+    if not (_is_number(value) and value > 0):
+        raise BadInput(what, where, f"must be a positive number, got {value}")
+    return float(value)
+
+
+def _seconds(what: str, value: float, where: str) -> float:
+    if not (_is_number(value) and value >= 0):
+        raise BadInput(what, where, f"must be a number of seconds, zero or more, got {value}")
+    return float(value)

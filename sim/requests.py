@@ -1,0 +1,92 @@
+"""Every unfinished request, one row each, in order of arrival; the state of the model machine lives here."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from policies.api import Floats, Ints
+
+_INTS = ("id", "prompt_tokens", "output_tokens", "max_tokens", "computed_tokens", "residency", "preemptions", "reader",
+         "final_tokens", "joined")
+_FLOATS = ("arrival_s", "host_tokens", "consumption_rate", "read_until_s", "moved_s", "priority", "ttft_slo_s", "tpot_slo_s",
+           "first_s", "prefill_token_s")
+
+
+class Requests:
+    """Columns as arrays; rows [0, n) are in use. Public columns are those of `policies.api.View`, and
+
+    final_tokens: the output length the model will really produce (the policy never sees it);
+    joined: where in the step clock the request began to decode, -1 while it does not;
+    first_s, prefill_token_s: times of the first token and of the one its last prefill gave, NaN when there is none.
+    """
+
+    id: Ints
+    prompt_tokens: Ints
+    output_tokens: Ints
+    max_tokens: Ints
+    computed_tokens: Ints
+    residency: Ints
+    preemptions: Ints
+    reader: Ints
+    final_tokens: Ints
+    joined: Ints
+    arrival_s: Floats
+    host_tokens: Floats
+    consumption_rate: Floats
+    read_until_s: Floats
+    moved_s: Floats
+    priority: Floats
+    ttft_slo_s: Floats
+    tpot_slo_s: Floats
+    first_s: Floats
+    prefill_token_s: Floats
+
+    def __init__(self, capacity: int = 256) -> None:
+        self.n = 0
+        self._hold(np.zeros((len(_INTS), capacity), np.int64), np.zeros((len(_FLOATS), capacity)))
+
+    def _hold(self, ints: Ints, floats: Floats) -> None:
+        self._ints, self._floats = ints, floats
+        self._frozen = ints.view(), floats.view()
+        for table in self._frozen:
+            table.flags.writeable = False
+        for name, column in zip((*_INTS, *_FLOATS), (*ints, *floats)):
+            setattr(self, name, column)
+
+    def frozen(self) -> tuple[tuple[Ints, ...], tuple[Floats, ...]]:
+        """Read-only windows on the rows in use: integer and float columns in the order of this file."""
+        ints, floats = self._frozen
+        return tuple(ints[:, : self.n]), tuple(floats[:, : self.n])
+
+    def add(self, id: int, arrival_s: float, prompt_tokens: int, max_tokens: int, final_tokens: int, consumption_rate: float,
+            priority: float = 1.0, ttft_slo_s: float = np.nan, tpot_slo_s: float = np.nan, reader: bool = True) -> None:
+        n = self.n
+        if n == self._ints.shape[1]:
+            self._hold(np.concatenate((self._ints, np.zeros_like(self._ints)), axis=1),
+                       np.concatenate((self._floats, np.zeros_like(self._floats)), axis=1))
+        self._ints[:, n] = (id, prompt_tokens, 0, max_tokens, 0, 0, 0, reader, final_tokens, -1)
+        self._floats[:, n] = (arrival_s, 0.0, consumption_rate, -np.inf, arrival_s, priority, ttft_slo_s, tpot_slo_s, np.nan, np.nan)
+        self.n = n + 1
+
+    def remove(self, rows: Ints) -> tuple[np.ndarray[tuple[int], np.dtype[np.bool_]], Ints]:
+        """Close the gaps; returns which old rows are left, and where each of them is now."""
+        n = self.n
+        keep = np.ones(n, np.bool_)
+        keep[rows] = False
+        if len(rows) == 1:
+            row = int(rows[0])
+            self._ints[:, row : n - 1] = self._ints[:, row + 1 : n]
+            self._floats[:, row : n - 1] = self._floats[:, row + 1 : n]
+        else:
+            left = n - len(rows)
+            self._ints[:, :left] = self._ints[:, :n][:, keep]
+            self._floats[:, :left] = self._floats[:, :n][:, keep]
+        self.n = n - len(rows)
+        return keep, keep.cumsum() - 1
+
+    def row(self, id: int) -> int:
+        return int(self.id[: self.n].searchsorted(id))
+
+    def rows(self, ids: Ints) -> Ints:
+        rows: Ints = self.id[: self.n].searchsorted(ids)
+        return rows

@@ -1,0 +1,74 @@
+"""Synchronous chunked writing: before each step, the engine takes from the unwritten KV what the coming step can hide.
+
+A step of believed duration t hides (write_share t - queued copies) seconds of writing; requests are served in the plan's
+order; the KV that the step itself makes is unwritten until the next. Over the first m requests of the order, the unwritten
+tokens V after the write of step i follow Lindley's recursion V_i = max(0, V_(i-1) + f - s_i), f new tokens a step and
+s_i tokens hidden. Within a run s_i never shrinks from the second step on, so the largest partial sum starts at step 1 or 2:
+
+    V_k = max(0, W_0 + (k-1) f - sum s, (k-1) f - sum_(i>1) s)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from policies.api import Floats
+
+from .link import Link
+from .machine import Machine
+
+
+class WriteThrough:
+    """Fills what the d2h link has left during steps."""
+
+    def __init__(self, machine: Machine, d2h: Link) -> None:
+        self._d2h, self._token_s = d2h, d2h.block_s / machine.block_size
+        self._share = machine.write_share * machine.believed_step
+        self._believed_link = machine.believed_link
+        self._block_size = machine.block_size
+        self.exact = self._share * machine.believed_link <= 1.0     #: no chunk can outlast the step it hides in
+        self.late_chunks = 0            #: chunks that outlasted their step; the next step waited for them
+        self.late_s = 0.0
+        self.chunks = 0                 #: steps that a chunk was hidden in
+        self.tokens = 0.0
+
+    def hidden_tokens(self, start_s: float, ends_s: Floats) -> Floats:
+        """What the engine takes from the unwritten KV before each step, at most, in tokens; shape (steps,)."""
+        if not self._token_s:
+            return np.full(len(ends_s), np.inf)
+        durations = np.diff(ends_s, prepend=start_s)
+        spare_s = np.maximum(self._share * durations - self._d2h.busy_in(start_s, ends_s), 0.0)
+        hidden: Floats = spare_s * (self._believed_link / self._token_s)
+        return hidden
+
+    def write(self, start_s: float, ends_s: Floats, unwritten: Floats, fresh: Floats) -> Floats:
+        """Tokens still unwritten after the steps, per request in the order of the plan.
+
+        `unwritten`: before the first step; `fresh`: what each step makes (several for a prefill, then a single step).
+        """
+        steps, hidden = len(ends_s), self.hidden_tokens(start_s, ends_s)
+        waiting, made = float(unwritten.sum()), float(fresh.sum())
+        if waiting <= hidden[0] and (steps == 1 or made <= hidden[1]):
+            left = fresh
+        else:
+            backlog, grown = unwritten.cumsum(), fresh.cumsum() * (steps - 1)
+            rest = float(hidden[1:].sum())
+            over = np.maximum(np.maximum(backlog + (grown - rest) - hidden[0], grown - rest), 0.0)
+            # rounded, so that a complete copy is complete whatever the sums rounded to
+            left = np.maximum(np.diff(over.round(9), prepend=0.0), 0.0) + fresh
+        written = waiting + made * steps - float(left.sum())
+        self._d2h.busy_s += written * self._token_s
+        self._d2h.blocks += written / self._block_size
+        self.tokens += written
+        self.chunks += steps
+        return left
+
+    def outlasting(self, start_s: float, end_s: float, unwritten: float) -> float:
+        """When the step that began at `start_s` is over: later than `end_s` where its chunk outlasts it."""
+        chunk = min(unwritten, float(self.hidden_tokens(start_s, np.array([end_s]))[0]))
+        across_s = max(start_s, self._d2h.free_s) + chunk * self._token_s if chunk > 0 else end_s
+        if across_s > end_s + 1e-9:
+            self.late_chunks += 1
+            self.late_s += across_s - end_s
+            return across_s
+        return end_s

@@ -1,0 +1,244 @@
+"""Built-in profiles agree with their sources, pools have the sizes servers report, and every fault is one line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from math import inf, nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sim.hardware import Hardware, build_machine, list_hardware, list_models, load_hardware, load_model, manifest
+from traces.errors import BadInput
+
+TABLES = {
+    "rtx4090": "lss_rtx4090_llama3.1-8b_vllm",
+    "h200": "aic_h200_llama3.1-8b_vllm",
+    "a100": "aic_a100_llama3.1-8b_vllm",
+}
+MODEL = "llama3-8b"
+NO_TIME = {"weights_s": 0, "token_s": 0, "kv_token_s": 0, "pair_s": 0, "seq_s": 0, "knee": 2}
+
+
+@pytest.fixture(scope="module")
+def latency_data() -> Path:
+    root = os.environ.get("TOKENFLOW_DATA")
+    if not root:
+        pytest.skip("TOKENFLOW_DATA is not set: the latency tables the profiles were fitted to are not part of the repository")
+    return Path(root) / "latency"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    """A function: the RTX 4090 profile, one field changed (or removed: `...`), as a file."""
+    def profile(field: str, value: object) -> Path:
+        content = json.loads(load_hardware("rtx4090").model_dump_json(exclude_none=True))
+        *parents, last = field.split("/")
+        inner = content
+        for key in parents:
+            inner = inner[key]
+        if value is ...:
+            del inner[last]
+        else:
+            inner[last] = value
+        path = tmp_path / "mine.json"
+        path.write_text(json.dumps(content))
+        return path
+    return profile
+
+
+def fault(*args: Any, **options: Any) -> str:
+    """The one line that building this machine fails with."""
+    with pytest.raises(BadInput) as caught:
+        build_machine(*args, **options)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert len(line) < 400
+    return line
+
+
+def test_built_in_profiles_are_named_after_their_files_and_run_every_model() -> None:
+    assert list_hardware() == ["a100", "h200", "rtx4090"]
+    assert list_models() == [MODEL]
+    for name in list_hardware():
+        profile = load_hardware(name)
+        assert profile.name == name
+        assert set(profile.models) == set(list_models())
+
+
+def test_geometry_is_consistent_with_the_published_parameter_count() -> None:
+    m = load_model(MODEL)
+    attention = 2 * m.hidden * m.heads * m.head_dim + 2 * m.hidden * m.kv_heads * m.head_dim
+    layer = attention + 3 * m.hidden * m.intermediate + 2 * m.hidden
+    assert m.layers * layer + 2 * m.vocab * m.hidden + m.hidden == m.parameters
+    assert (m.weight_bytes, m.kv_token_bytes) == (16_060_522_496, 131_072)
+
+
+@pytest.mark.parametrize(("hardware", "fraction", "low", "high"), [
+    ("rtx4090", 0.88, 46_500, 48_000),
+    ("h200", 0.3, 213_000, 217_000),
+    ("a100", 0.9, 455_000, 465_000),
+])
+def test_pool_is_what_the_fraction_leaves(hardware: str, fraction: float, low: int, high: int) -> None:
+    machine = build_machine(hardware, MODEL, mem_fraction=fraction)
+    assert low <= machine.kv_blocks * machine.block_size <= high
+    assert machine.host_kv_blocks == 2 * machine.kv_blocks
+
+
+def test_kv_tokens_is_the_logged_cache_size_and_the_null_block_comes_off() -> None:
+    machine = build_machine("rtx4090", MODEL, kv_tokens=1600, host_kv_tokens=0, mem_fraction=0.1)
+    assert (machine.kv_blocks, machine.host_kv_blocks) == (99, 0)
+    assert build_machine("rtx4090", MODEL, kv_tokens=1615, host_kv_tokens=33).kv_blocks == 99
+
+
+def test_defaults_follow_vllm_and_options_replace_them() -> None:
+    assert [(m.max_seqs, m.max_step_tokens) for m in (build_machine(h, MODEL) for h in ("rtx4090", "h200", "a100"))] == [
+        (256, 2048), (1024, 8192), (256, 2048)]
+    machine = build_machine("h200", MODEL, max_num_seqs=7, max_num_batched_tokens=64, block_size=32, host_s=0.0,
+                            link_bytes_per_s=1e9, believed_step=1.2, believed_link=0.8)
+    assert (machine.max_seqs, machine.max_step_tokens, machine.block_size, machine.latency.host_s) == (7, 64, 32, 0.0)
+    assert (machine.h2d_bytes_per_s, machine.d2h_bytes_per_s, machine.believed_step, machine.believed_link) == (1e9, 1e9, 1.2, 0.8)
+
+
+def test_per_layer_layout_copies_k_and_v_of_each_layer(write: Any) -> None:
+    assert build_machine("rtx4090", MODEL).copies_per_block == 1
+    assert build_machine(write("kv_layout", "per-layer"), MODEL).copies_per_block == 64
+
+
+def test_a_profile_may_bring_its_own_model(write: Any) -> None:
+    geometry = load_model(MODEL).model_dump() | {"name": "half of it", "layers": 16}
+    profile = write("models/half", json.loads(load_hardware("rtx4090").models[MODEL].model_dump_json()) | {"geometry": geometry})
+    assert build_machine(profile, "half").kv_token_bytes == 65_536
+
+
+def test_manifest_says_where_the_numbers_come_from() -> None:
+    said = manifest("h200", MODEL)
+    assert said["hardware"] == "h200"
+    assert said["latency_status"] == "fitted (kernel tables, host time assumed)"
+    assert said["fit_test_mape_pct"] == 1.55
+    assert "estimated" in str(said["host_s_status"])
+    assert "measured on H100" in str(said["link_status"])
+    changed = manifest("h200", MODEL, build_machine("h200", MODEL, host_s=0.002, link_bytes_per_s=1e9))
+    assert (changed["host_s"], changed["host_s_status"], changed["link_status"]) == (0.002, "set by the user", "set by the user")
+
+
+@pytest.mark.parametrize(("args", "options", "says"), [
+    (("rtx5090", MODEL), {}, "known are a100, h200, rtx4090"),
+    (("", MODEL), {}, "known are"),
+    (("no/such.json", MODEL), {}, "No such file"),
+    ((".ci/", MODEL), {}, "hardware profile"),
+    (("nul\0.json", MODEL), {}, "null"),
+    (("h200", "gpt-2"), {}, "not profiled on h200; profiled there: llama3-8b"),
+    (("rtx4090", MODEL), {"mem_fraction": 0.5}, "weights (16060522496)"),
+    (("rtx4090", MODEL), {"mem_fraction": 0.0}, "(0, 1]"),
+    (("rtx4090", MODEL), {"mem_fraction": 1.01}, "(0, 1]"),
+    (("rtx4090", MODEL), {"mem_fraction": nan}, "(0, 1]"),
+    (("rtx4090", MODEL), {"kv_tokens": 31}, "less than two blocks"),
+    (("rtx4090", MODEL), {"kv_tokens": 100.5}, "whole number"),
+    (("rtx4090", MODEL), {"host_kv_tokens": -1}, "at least 0"),
+    (("rtx4090", MODEL), {"host_kv_tokens": 15}, "less than one block"),
+    (("rtx4090", MODEL), {"block_size": 0}, "at least 1"),
+    (("rtx4090", MODEL), {"max_num_seqs": True}, "whole number"),
+    (("rtx4090", MODEL), {"max_num_batched_tokens": -3}, "at least 1"),
+    (("rtx4090", MODEL), {"host_s": -1e-3}, "zero or more"),
+    (("rtx4090", MODEL), {"believed_step": 0.0}, "positive"),
+    (("rtx4090", MODEL), {"believed_link": inf}, "positive"),
+    (("rtx4090", MODEL), {"link_bytes_per_s": -25e9}, "positive"),
+])
+def test_impossible_machines_fail_in_one_line(args: Any, options: Any, says: str) -> None:
+    assert says in fault(*args, **options)
+
+
+def test_unknown_model_names_the_known_ones() -> None:
+    with pytest.raises(BadInput, match="known are llama3-8b"):
+        load_model("gpt-2")
+
+
+def test_the_smallest_fraction_named_works_and_a_smaller_one_does_not() -> None:
+    line = fault("rtx4090", MODEL, mem_fraction=0.5)
+    smallest = float(line.rsplit(" ", 1)[1])
+    assert build_machine("rtx4090", MODEL, mem_fraction=smallest).kv_blocks >= 1
+    fault("rtx4090", MODEL, mem_fraction=smallest - 2e-4)
+
+
+def test_a_model_larger_than_the_gpu_has_no_such_fraction(write: Any) -> None:
+    assert "does not fit on this GPU at all" in fault(write("gpu/memory_bytes", 8 * 2**30), MODEL)
+
+
+@pytest.mark.parametrize(("field", "value", "says"), [
+    ("link/h2d_bytes_per_s", -1.0, "link.h2d_bytes_per_s: Input should be greater than 0, got -1.0"),
+    ("link/h2d_bytes_per_s", "25e9", 'link.h2d_bytes_per_s: Input should be a valid number, got "25e9"'),
+    ("link/h2d_bytes_per_s", ..., "link.h2d_bytes_per_s: missing"),
+    ("link/speed", 1, "link.speed: unknown key"),
+    ("gpu/memory_bytes", nan, "gpu.memory_bytes"),
+    ("reserve_bytes", inf, "reserve_bytes"),
+    ("kv_layout", "paged", "kv_layout"),
+    ("host_s/low", 0.5, "outside its range"),
+    ("models/llama3-8b/latency/knee", 0.5, "models.llama3-8b.latency.knee"),
+    ("models/llama3-8b/latency", NO_TIME, "a step would take no time"),
+])
+def test_faulty_profiles_name_file_field_and_reason(write: Any, field: str, value: object, says: str) -> None:
+    line = fault(write(field, value), MODEL)
+    assert says in line
+    assert "mine.json" in line
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"name": "x",}', b"[" * 100_000])
+def test_files_that_are_no_profile_fail_in_one_line(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "mine.json"
+    path.write_bytes(text)
+    assert "mine.json" in fault(path, MODEL)
+
+
+def test_the_simulator_itself_imports_without_pydantic() -> None:
+    check = "import sys, sim.latency, sim.machine; sys.exit('pydantic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("hardware", sorted(TABLES))
+def test_coefficients_are_the_fitted_ones(latency_data: Path, hardware: str) -> None:
+    with (latency_data / "coefficients_u6.csv").open() as file:
+        fitted = {row["table"]: row for row in csv.DictReader(file)}[TABLES[hardware]]
+    times = load_hardware(hardware).models[MODEL]
+    c, e = times.latency, times.fit_error
+    assert e is not None
+    in_ms = [1e3 * s for s in (c.weights_s, c.token_s, c.kv_token_s, c.pair_s, c.seq_s)]
+    columns = ["m_ms", "g_ms_per_token", "b_ms_per_kv_token", "q_ms_per_attn_pair", "r_ms_per_request", "p"]
+    assert [*in_ms, c.knee] == pytest.approx([float(fitted[name]) for name in columns], rel=1e-5)
+    columns = ["n_points", "test_mape_pct", "test_mape_prefill", "test_mape_decode", "p90_pct", "max_pct"]
+    assert list(e.model_dump().values()) == pytest.approx([float(fitted[name]) for name in columns], rel=5e-3)
+
+
+@pytest.mark.parametrize("hardware", sorted(TABLES))
+def test_the_model_meets_its_stated_error_on_the_tables(latency_data: Path, hardware: str) -> None:
+    """On all rows whose KV fits beside the weights; the stated errors are of held-out halves, hence the margins."""
+    profile, geometry = load_hardware(hardware), load_model(MODEL)
+    room = (profile.gpu.memory_bytes - geometry.weight_bytes) / geometry.kv_token_bytes
+    errors: dict[str, list[float]] = {"prefill": [], "decode": []}
+    with (latency_data / f"{TABLES[hardware]}.csv").open() as file:
+        for row in csv.DictReader(file):
+            n, each = int(row["batch"]), int(row["tokens_or_context"])
+            if n * each <= room:
+                work = (n * each, 0, n * each**2 / 2, n) if row["phase"] == "prefill" else (n, n * each, 0, n)
+                model_s = profile.models[MODEL].latency.with_host(0.0).step_s(*work)
+                errors[row["phase"]].append(abs(model_s / (float(row["latency_ms"]) / 1e3) - 1) * 100)
+    stated = profile.models[MODEL].fit_error
+    assert stated is not None
+    everything = errors["prefill"] + errors["decode"]
+    assert np.mean(everything) == pytest.approx(stated.test_mape_pct, abs=0.3)
+    assert np.mean(errors["prefill"]) <= stated.prefill_mape_pct + 0.3
+    assert np.mean(errors["decode"]) <= stated.decode_mape_pct + 0.3
+    assert np.percentile(everything, 90) <= stated.p90_pct + 0.5
+    assert max(everything) <= stated.max_pct + 3.0
+
+
+def test_hardware_objects_are_accepted_where_names_are() -> None:
+    profile = load_hardware("a100")
+    assert isinstance(profile, Hardware)
+    assert build_machine(profile, MODEL) == build_machine("a100", MODEL)

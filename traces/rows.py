@@ -1,0 +1,80 @@
+"""Rows of a CSV file, plain or gzipped, each with the line it starts on."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO, cast
+
+from traces.errors import BadInput
+
+GZIP_MAGIC = b"\x1f\x8b"
+LONGEST_LINE = 1 << 20      #: bytes; without a limit a file of binary garbage, or /dev/zero, would be read into memory as one line
+
+
+def bad_line(path: str, line: int, why: str) -> BadInput:
+    """BadInput for one line of a trace file; the first line is 1."""
+    return BadInput("trace", f"{path}, line {line}", why)
+
+
+def read_rows(path: str) -> Iterator[tuple[int, list[str]]]:
+    """(line, cells) of every row, the header included; blank lines are skipped. BadInput says which line cannot be read and why."""
+    with _opened(path) as stream:
+        reader = csv.reader(_lines(path, stream), strict=True)
+        while True:
+            line = reader.line_num + 1
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise bad_line(path, line, f"is not CSV: {error}") from None
+            if row:
+                yield line, row
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[BinaryIO]:
+    """The file's bytes, unpacked when they are gzip."""
+    try:
+        file = open(path, "rb")  # noqa: SIM115 -- closed by `with file` below; only opening it may be reported as unreadable
+        magic = file.peek(2)[:2]
+    except OSError as error:
+        raise BadInput("trace", path, f"cannot be read: {(error.strerror or str(error)).lower()}") from None
+    except ValueError as error:
+        raise BadInput("trace", path.replace("\0", "\\0"), f"is not a file name: {error}") from None
+    with file:
+        if not magic:
+            raise BadInput("trace", path, "the file is empty")
+        if magic == GZIP_MAGIC:
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                yield cast(BinaryIO, unpacked)
+        elif path.lower().endswith(".gz"):
+            raise BadInput("trace", path, "is named .gz but is not gzip")
+        else:
+            yield file
+
+
+def _lines(path: str, stream: BinaryIO) -> Iterator[str]:
+    """Decoded lines with their ends, split at \\n only: csv itself knows \\r\\n and quoted line ends."""
+    line = 0
+    while True:
+        line += 1
+        try:
+            raw = stream.readline(LONGEST_LINE + 1)
+        except EOFError:
+            raise bad_line(path, line, "the gzip data end early: the file is truncated") from None
+        except (OSError, zlib.error) as error:
+            raise bad_line(path, line, f"cannot be read: {error}") from None
+        if not raw:
+            return
+        if len(raw) > LONGEST_LINE:
+            raise bad_line(path, line, f"is longer than {LONGEST_LINE} bytes: is this a trace?")
+        try:
+            text = raw.decode("utf-8-sig" if line == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise bad_line(path, line, f"is not UTF-8 text: byte 0x{raw[error.start]:02x} at {error.start + 1}") from None
+        yield text
