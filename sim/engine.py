@@ -56,8 +56,9 @@ class Engine:
     """One GPU, its two links, its requests. `finished` is called with rows whose last token is out, before they go."""
 
     def __init__(self, env: simpy.Environment, machine: Machine, policy: Policy, *, step_by_step: bool = False,
-                 watch: Watch | None = None, finished: Callable[[Ints, float], None] | None = None) -> None:
+                 watch: Watch | None = None, finished: Callable[[Ints, float], None] | None = None, stop_s: float = inf) -> None:
         self.env, self.machine, self.policy, self.step_by_step, self.watch = env, machine, policy, step_by_step, watch
+        self.stop_s = stop_s                        # the simulation ends then: no run may hide tokens delivered before
         self.requests, self.clock, self.count = Requests(), StepClock(), Counters()
         self.kv = KVCache(machine, self.requests)
         self.h2d = Link(env, machine.block_copy_s(machine.h2d_bytes_per_s))
@@ -286,6 +287,8 @@ class Engine:
         ends = latency.decode_ends_s(now, seqs, kv, most)
         if ends[-1] > horizon_s:
             ends = ends[: int(ends.searchsorted(horizon_s)) + 1]
+        if ends[-1] > self.stop_s and len(ends) > 1:
+            ends = ends[: max(int(ends.searchsorted(self.stop_s)), 1)]
         return Run(now, ends, rows, 1, rows)
 
     def _most_steps(self) -> int:

@@ -1,0 +1,64 @@
+"""What a run leaves behind, before any metric: every request's fate and the times of every token, compactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from policies.api import Floats, Ints
+
+from .requests import Requests
+from .step_clock import StepClock
+
+
+class Fate:
+    """How a request of the trace ended; plain ints. Rows that the loader dropped are counted by the trace."""
+
+    PENDING, COMPLETED, REJECTED, UNFINISHED = range(4)
+    NAMES = ("pending", "completed", "rejected", "unfinished")
+
+
+@dataclass(eq=False)
+class Records:
+    """Arrays of shape (n,), one element per request of the trace; NaN where it never came to that."""
+
+    sent_s: Floats              #: when the client sent it: its arrival, later where --max-concurrency held it back
+    first_s: Floats             #: first token
+    last_s: Floats              #: last token
+    tokens: Ints                #: delivered
+    preemptions: Ints
+    fate: Ints                  #: one of Fate
+    reason: npt.NDArray[np.object_]     #: why it was rejected, "" otherwise
+    clock_s: Floats = np.empty(0)       #: end of every step in which anyone decoded, shape (steps,)
+    segment_id: Ints = np.empty(0, np.int64)            #: segments as in `sim.step_clock`, sorted by id, then time
+    segment_token_s: Floats = np.empty(0)
+    segment_start: Ints = np.empty(0, np.int64)
+    segment_stop: Ints = np.empty(0, np.int64)
+
+    @classmethod
+    def blank(cls, n: int) -> Records:
+        never = np.full(n, np.nan)
+        return cls(never, never.copy(), never.copy(), np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64),
+                   np.full(n, "", object))
+
+    def close(self, requests: Requests, rows: Ints, fate: int, last_s: float) -> None:
+        """These requests leave the engine."""
+        ids = requests.id[rows]
+        self.first_s[ids], self.last_s[ids] = requests.first_s[rows], last_s
+        self.tokens[ids], self.preemptions[ids], self.fate[ids] = requests.output_tokens[rows], requests.preemptions[rows], fate
+
+    def keep_times(self, clock: StepClock) -> None:
+        self.clock_s = clock.ends_s()
+        self.segment_id, self.segment_token_s, self.segment_start, self.segment_stop = clock.segments()
+
+    def token_times_s(self, id: int) -> Floats:
+        """Times of the tokens of one request, ascending, shape (tokens[id],)."""
+        first, last = self.segment_id.searchsorted(id), self.segment_id.searchsorted(id, side="right")
+        parts = []
+        for i in range(first, last):
+            if not np.isnan(self.segment_token_s[i]):
+                parts.append(self.segment_token_s[i : i + 1])
+            parts.append(self.clock_s[self.segment_start[i] : self.segment_stop[i]])
+        return np.concatenate(parts) if parts else np.empty(0)

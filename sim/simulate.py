@@ -1,0 +1,156 @@
+"""Run one trace under one policy on one machine, to its end."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simpy
+
+from policies import POLICIES
+from policies.api import Event, Floats, Ints, Policy
+from traces import Trace
+
+from .engine import Engine, Watch
+from .errors import BadInput, Wedged
+from .machine import Machine
+from .records import Fate, Records
+from .result import Result
+
+Progress = Callable[[int, int, float], None]    # requests done, requests in all, simulated seconds
+
+DEFAULT_CONSUME_TPS = 20.0      # tokens per second, the TokenFlow paper's headline rate
+
+
+def simulate(policy: Policy | str, trace: Trace, hardware: Machine | str | Path = "rtx4090", model: str = "llama3-8b", *,
+             consume_rate: float = DEFAULT_CONSUME_TPS, max_concurrency: int | None = None, max_model_len: int | None = None,
+             until_s: float | None = None, step_by_step: bool = False, watch: Watch | None = None, progress: Progress | None = None,
+             seed: int | None = None, **machine_options: Any) -> Result:
+    """Simulate `trace` under `policy`; the policy object itself is not touched, the run works on a copy.
+
+    hardware: name of a built-in profile, path of a profile, or a `Machine`. machine_options: those of
+    `sim.hardware.build_machine` (mem_fraction, kv_tokens, host_kv_tokens, max_num_seqs, max_num_batched_tokens, ...).
+    consume_rate: tokens per second of readers whose rate the trace does not give. max_concurrency: requests in flight at the
+    client. max_model_len: longer requests are rejected; no limit when None. until_s: stop then, the rest is unfinished.
+    step_by_step: one engine step per event, for checking. seed: recorded with the result; the run itself draws nothing.
+
+    Raises BadInput (one line) on input it cannot use, on a policy that raises or plans what cannot be carried out
+    (PolicyError), and on a run that would never end (Wedged).
+    """
+    if isinstance(policy, str):
+        if policy not in POLICIES:
+            raise BadInput("policy", policy, f"unknown; known are {', '.join(POLICIES)}")
+        policy = POLICIES[policy]()
+    machine, provenance = _machine(hardware, model, policy, machine_options)
+    _check(trace, consume_rate, max_concurrency, max_model_len, until_s)
+    run = _Run(copy.deepcopy(policy), trace, machine, consume_rate, max_concurrency, max_model_len, until_s, step_by_step,
+               watch, progress)
+    run.run()
+    settings = {"consume_rate": consume_rate, "max_concurrency": max_concurrency, "max_model_len": max_model_len,
+                "until_s": until_s, "seed": seed}
+    return Result(trace=trace, rates=run.rates, records=run.records, counters=run.engine.count, machine=machine, policy=policy,
+                  provenance=provenance, settings=settings, links=run.links(), end_s=run.env.now)
+
+
+def _machine(hardware: Machine | str | Path, model: str, policy: Policy, options: dict[str, Any]) -> tuple[Machine, dict[str, Any]]:
+    if isinstance(hardware, Machine):
+        if options:
+            raise BadInput("machine options", ", ".join(options), "not possible beside a ready Machine; use dataclasses.replace")
+        return hardware, {"hardware": "custom", "model": model}
+    from .hardware import build_machine, manifest
+    if options.get("max_num_batched_tokens") is None and hasattr(policy, "engine_step_tokens"):
+        options = options | {"max_num_batched_tokens": policy.engine_step_tokens}
+    return build_machine(hardware, model, **options), manifest(hardware, model, host_s=options.get("host_s"))
+
+
+def _check(trace: Trace, consume_rate: float, max_concurrency: int | None, max_model_len: int | None, until_s: float | None) -> None:
+    if not len(trace):
+        raise BadInput("trace", trace.source or "given", "holds no requests")
+    for option, value in (("--consume-rate", consume_rate), ("--max-concurrency", max_concurrency),
+                          ("--max-model-len", max_model_len), ("--until", until_s)):
+        if value is not None and not (np.isfinite(value) and value > 0):
+            raise BadInput(option, str(value), "must be a positive number")
+
+
+class _Run:
+    """The clients of one engine: they send requests, and wait where --max-concurrency says so."""
+
+    def __init__(self, policy: Policy, trace: Trace, machine: Machine, consume_rate: float, max_concurrency: int | None,
+                 max_model_len: int | None, until_s: float | None, step_by_step: bool, watch: Watch | None, progress: Progress | None) -> None:
+        self.env, self.trace, self.machine, self.policy = simpy.Environment(), trace, machine, policy
+        self.engine = Engine(self.env, machine, policy, step_by_step=step_by_step, watch=watch, finished=self._finished,
+                             stop_s=np.inf if until_s is None else until_s)
+        self.records = Records.blank(len(trace))
+        self.rates: Floats = np.where(np.isnan(trace.consume_tps), consume_rate, trace.consume_tps)
+        self._progress, self._done, self._in_flight = progress, 0, 0
+        self._max_concurrency = max_concurrency or len(trace)
+        self._slot_free: simpy.Event | None = None
+        self._turned_away = self._reject(max_model_len)
+        self.env.process(self._clients())
+
+    def _reject(self, max_model_len: int | None) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Marks requests that can never run; BadInput when that is all of them."""
+        need = self.trace.input_tokens + self.trace.output_tokens
+        pool = self.machine.kv_blocks * self.machine.block_size
+        limits = [(pool, "the KV pool of")] + ([(max_model_len, "--max-model-len")] if max_model_len else [])
+        for limit, name in limits:
+            over = need > limit
+            self.records.fate[over] = Fate.REJECTED
+            self.records.reason[over] = f"prompt + output exceeds {name} {limit} tokens"
+        rejected = self.records.fate == Fate.REJECTED
+        if rejected.all():
+            raise BadInput("trace", self.trace.source or "given", f"no request fits: {self.records.reason[0]}")
+        return rejected
+
+    def _clients(self) -> Generator[simpy.Event, Any, None]:
+        env, trace, add, rates = self.env, self.trace, self.engine.requests.add, self.rates
+        for id in range(len(trace)):
+            if self._turned_away[id]:
+                self.records.sent_s[id] = trace.arrival_s[id]
+                self._done += 1
+                continue
+            if trace.arrival_s[id] > env.now:
+                yield env.timeout(float(trace.arrival_s[id]) - env.now)
+            while self._in_flight >= self._max_concurrency:
+                self._slot_free = env.event()
+                yield self._slot_free
+            self._in_flight += 1
+            self.records.sent_s[id] = env.now
+            output = int(trace.output_tokens[id])
+            add(id, env.now, int(trace.input_tokens[id]), output, output, float(rates[id]), float(trace.priority[id]),
+                float(trace.ttft_slo_s[id]), float(trace.tpot_slo_s[id]), bool(trace.reader[id]))
+            self.engine.note(Event.ARRIVAL)
+
+    def _finished(self, rows: Ints, now_s: float) -> None:
+        self.records.close(self.engine.requests, rows, Fate.COMPLETED, now_s)
+        self._done += len(rows)
+        self._in_flight -= len(rows)
+        if self._slot_free is not None:
+            slot, self._slot_free = self._slot_free, None
+            slot.succeed()
+        if self._progress:
+            self._progress(self._done, len(self.trace), now_s)
+
+    def run(self) -> None:
+        """To the end, or to the time where the simulation stops."""
+        engine, left = self.engine, self.engine.requests
+        self.env.run(None if engine.stop_s == np.inf else engine.stop_s)
+        if left.n and engine.stop_s == np.inf:
+            raise Wedged.at(self.policy, self.env.now, left.n, "nothing runs, nothing moves, and no wake-up was asked for")
+        if left.n:
+            rows = np.arange(left.n)
+            engine.clock.leave(left, rows[left.joined[:left.n] >= 0])
+            self.records.close(left, rows, Fate.UNFINISHED, np.nan)
+        self.records.fate[self.records.fate == Fate.PENDING] = Fate.UNFINISHED
+        self.records.keep_times(engine.clock)
+
+    def links(self) -> dict[str, float]:
+        """Bytes moved and seconds busy, by link."""
+        block_bytes = self.machine.block_size * self.machine.kv_token_bytes
+        h2d, d2h, hidden = self.engine.h2d, self.engine.d2h, self.engine.write_through
+        return {"h2d_bytes": h2d.blocks * block_bytes, "d2h_bytes": d2h.blocks * block_bytes, "h2d_busy_s": h2d.busy_s,
+                "d2h_busy_s": d2h.busy_s, "write_through_bytes": hidden.tokens * self.machine.kv_token_bytes,
+                "write_chunks": hidden.chunks, "late_chunks": hidden.late_chunks, "late_s": hidden.late_s}
