@@ -139,7 +139,7 @@ class Plan:
     offload: Ints = field(default_factory=_nobody)      #: leave the GPU; blocks are free once the host copy is complete
     drop: Ints = field(default_factory=_nobody)         #: give up all KV (of a resident or of one on the host); recompute later
     load: Ints = field(default_factory=_nobody)         #: come back from the host, in this order
-    store: Ints = field(default_factory=_nobody)        #: residents written through to the host, in this order, while the plan stands
+    store: Ints = field(default_factory=_nobody)        #: written through to the host while resident, in this order, while the plan stands
     forget: Ints = field(default_factory=_nobody)       #: residents whose host copy is given up
     until: int = Event.ANY
     wake_at_s: float = inf                              #: ask again then, even if nothing has happened
@@ -243,7 +243,9 @@ def _check_host(view: View, plan: Plan) -> None:
     """Copies are made of residents that stay or are offloaded, and fit the host pool for at least one step."""
     store, offload, forget, drop = (view.rows(ids) for ids in (plan.store, plan.offload, plan.forget, plan.drop))
     at = view.residency
-    _each(at[store] == Residency.GPU, "only residents are written through", plan.store, at[store])
+    coming = at == Residency.LOADING
+    coming[view.rows(plan.load)] = True
+    _each((at[store] == Residency.GPU) | coming[store], "only residents, and who comes back, are written through", plan.store, at[store])
     _each(at[forget] == Residency.GPU, "only residents' copies are forgotten", plan.forget, at[forget])
     orders = np.bincount(np.concatenate((store, offload, forget, drop)), minlength=len(at))
     _each(orders <= 1, "store, offload, forget and drop exclude each other", view.id, orders)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,14 @@ from policies.api import Floats, Ints
 
 from .requests import Requests
 from .step_clock import StepClock
+
+
+def _none() -> Floats:
+    return np.empty(0)
+
+
+def _no_ints() -> Ints:
+    return np.empty(0, np.int64)
 
 
 class Fate:
@@ -31,11 +39,11 @@ class Records:
     preemptions: Ints
     fate: Ints                  #: one of Fate
     reason: npt.NDArray[np.object_]     #: why it was rejected, "" otherwise
-    clock_s: Floats = np.empty(0)       #: end of every step in which anyone decoded, shape (steps,)
-    segment_id: Ints = np.empty(0, np.int64)            #: segments as in `sim.step_clock`, sorted by id, then time
-    segment_token_s: Floats = np.empty(0)
-    segment_start: Ints = np.empty(0, np.int64)
-    segment_stop: Ints = np.empty(0, np.int64)
+    clock_s: Floats = field(default_factory=_none)       #: end of every step in which anyone decoded, shape (steps,)
+    segment_id: Ints = field(default_factory=_no_ints)            #: segments as in `sim.step_clock`, sorted by id, then time
+    segment_token_s: Floats = field(default_factory=_none)
+    segment_start: Ints = field(default_factory=_no_ints)
+    segment_stop: Ints = field(default_factory=_no_ints)
 
     @classmethod
     def blank(cls, n: int) -> Records:

@@ -1,0 +1,137 @@
+"""One View, looked at once: who is where, what is free, and the orders collected so far."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .api import NOBODY, Bools, Floats, Ints, Plan, Residency, View, blocks_for, host_blocks_held
+
+
+class Scene:
+    """Rows of the View by situation, and the room that is left while orders are added. Rows, not ids, throughout."""
+
+    def __init__(self, view: View) -> None:
+        self.view, at = view, view.residency
+        self.left, self.slack_s = view.remaining_tokens, view.slack_s
+        self.blocks = blocks_for(view.computed_tokens, view.block_size)
+        here = at == Residency.GPU
+        self.ready = (here & (self.left == 1)).nonzero()[0]
+        self.midway = (here & (self.left > 1)).nonzero()[0]
+        none = at == Residency.NONE
+        new = none & (view.preemptions == 0) & (view.output_tokens == 0)
+        self.waiting = new.nonzero()[0]                         #: never admitted
+        self.dropped = (none & ~new).nonzero()[0]               #: admitted, without KV
+        self.away = (at == Residency.HOST).nonzero()[0]
+        self.evicting = int(np.count_nonzero(at == Residency.EVICTING))
+        self.loading = int(np.count_nonzero(at == Residency.LOADING))
+        self.admitted = ~new                                    #: the working set W, marks of shape (n,)
+        self.takes: Bools = view.computed_tokens % view.block_size == 0     #: the next token needs a new block
+        self.short = int(np.count_nonzero(self.takes[self.ready])) - view.free_blocks     #: blocks missing for the next decode step
+        self.free = -self.short
+        held = len(self.ready) + len(self.midway) + self.evicting + self.loading
+        self.seats = view.max_seqs - held
+        self.leave: list[int] = []
+        self.give_up: list[int] = []        # residents whose KV is dropped, or absent ones whose copy is
+        self.load: list[int] = []
+        self.prefill: list[tuple[int, int]] = []
+
+    # ---- room
+
+    def whole_blocks(self, row: int) -> int:
+        """Blocks of the request once it is back and has decoded one more token, or of its prompt and the first."""
+        return -(-int(self.view.prompt_tokens[row] + self.view.output_tokens[row] + 1) // self.view.block_size)
+
+    def fits(self, blocks: int, reserve: int = 0) -> bool:
+        return self.seats > 0 and blocks + reserve <= self.free
+
+    def take(self, blocks: int) -> None:
+        self.free, self.seats = self.free - blocks, self.seats - 1
+
+    # ---- leaving
+
+    def evict(self, row: int) -> None:
+        """Offload: the blocks of a complete copy are free at once, the others once it is."""
+        self.leave.append(row)
+        if self.view.host_tokens[row] >= self.view.computed_tokens[row]:
+            self.free, self.seats = self.free + int(self.blocks[row]), self.seats + 1
+
+    def drop(self, row: int) -> None:
+        self.give_up.append(row)
+        if self.view.residency[row] == Residency.GPU:
+            self.free, self.seats = self.free + int(self.blocks[row]), self.seats + 1
+
+    def staying(self, rows: Ints) -> Ints:
+        """Those of `rows` that are not ordered off the GPU."""
+        if not self.leave and not self.give_up:
+            return rows
+        gone = np.zeros(len(self.left), np.bool_)
+        gone[self.leave + self.give_up] = True
+        return rows[~gone[rows]]
+
+    # ---- the plan
+
+    def decoders(self) -> Ints:
+        """Everyone ready who stays; when blocks are short, the fullest buffers pause."""
+        rows = self.staying(self.ready)
+        takers = rows[self.takes[rows]]
+        freed = sum(int(self.blocks[row]) for row in self.leave if self.view.host_tokens[row] >= self.view.computed_tokens[row])
+        freed += sum(int(self.blocks[row]) for row in self.give_up if self.view.residency[row] == Residency.GPU)
+        most = self.view.free_blocks + freed
+        if len(takers) <= most:
+            return rows
+        pause = takers[np.argsort(self.slack_s[takers], kind="stable")[max(most, 0):]]
+        keep = np.ones(len(self.left), np.bool_)
+        keep[pause] = False
+        return rows[keep[rows]]
+
+    def plan(self, *, store: bool, until: int, wake_at_s: float, wake_after_steps: int, mixed: bool) -> Plan:
+        """The orders as a Plan. Prefill goes alone unless `mixed`; write-through serves the largest buffers first."""
+        view = self.view
+        decode = NOBODY if self.prefill and not mixed else self.decoders()
+        leave, forget = self._within_host()
+        kept = self._store(decode, leave, forget) if store and view.host_total_blocks else NOBODY
+        return Plan(decode=view.id[decode], prefill=tuple((int(view.id[row]), tokens) for row, tokens in self.prefill),
+                    offload=view.id[leave], drop=view.id[np.array(sorted(self.give_up), np.int64)],
+                    load=view.id[np.array(self.load, np.int64)], store=view.id[kept], forget=view.id[forget],
+                    until=until, wake_at_s=wake_at_s, wake_after_steps=wake_after_steps)
+
+    def _within_host(self) -> tuple[Ints, Ints]:
+        """Who leaves, and whose copies are given up to make room for them: residents', the largest context first."""
+        leave = np.array(self.leave, np.int64)
+        if not len(leave):
+            return leave, NOBODY
+        held = host_blocks_held(self.view)
+        missing = int((self.blocks[leave] - held[leave]).sum()) - self.view.host_free_blocks - int(held[self.give_up].sum())
+        if missing <= 0:
+            return leave, NOBODY
+        holders = self.staying(np.concatenate((self.ready, self.midway)))
+        holders = holders[held[holders] > 0]
+        holders = holders[np.argsort(-self.blocks[holders], kind="stable")]
+        enough = int(held[holders].cumsum().searchsorted(missing)) + 1
+        return leave, np.sort(holders[:enough])
+
+    def host_room(self) -> int:
+        """Host blocks that leaving requests can take: free ones and residents' copies."""
+        held = host_blocks_held(self.view)
+        residents = np.concatenate((self.ready, self.midway))
+        return self.view.host_free_blocks + int(held[residents].sum())
+
+    def _store(self, decode: Ints, leave: Ints, forget: Ints) -> Ints:
+        view = self.view
+        landing = (view.residency == Residency.LOADING).nonzero()[0] if self.loading else NOBODY
+        rows = self.staying(np.concatenate((self.ready, self.midway, landing, np.array(self.load, np.int64))))
+        rows = np.setdiff1d(rows, forget) if len(forget) else rows
+        rows = rows[np.argsort(-(self.slack_s * view.consumption_rate)[rows], kind="stable")]
+        held = host_blocks_held(view)
+        room = view.host_free_blocks + int(held[forget].sum()) + int(held[self.give_up].sum())
+        room -= int((self.blocks[leave] - held[leave]).sum())
+        after = self.blocks[rows] + 1       # room for the tokens of at least the next step
+        for row, tokens in self.prefill:
+            after[rows == row] += -(-tokens // view.block_size)
+        fits = (after - held[rows]).cumsum() <= room
+        return rows[fits]
+
+
+def ascending(rows: Ints, key: Floats | Ints) -> Ints:
+    """`rows` by `key`, ties by arrival."""
+    return rows[np.argsort(key[rows], kind="stable")]

@@ -1,0 +1,418 @@
+"""TokenFlow (EuroSys 2026): preempt readers whose buffers are full, serve those whose are not, move KV in the background.
+
+Every `interval_s`, and at once when memory runs out, the working set is extended and rebalanced (a *tick*); in between,
+newcomers and returners take the room that comes free. Prefill goes before decode, as in SGLang, but under stress no longer
+than the readers' buffers last. Fields are the paper's parameters, its ablations, and our resolution of what it leaves open;
+[R] marks the latter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any, Literal
+
+import numpy as np
+
+from .api import Bools, Event, Floats, Ints, Plan, Residency, View
+from .averages import Averages
+from .balance import fill, marginal_utility, printed_utility, token_value
+from .scene import Scene, ascending
+
+
+@dataclass
+class TokenFlow:
+    interval_s: float = 1.0             #: reschedule interval dt; the paper sweeps 0.5 to 1.5 s [R]
+    conservativeness: float = 2.0       #: mu: a victim's buffer lasts at least mu (tau_evict + tau_load + tau_schedule)
+    gamma: float = 100.0                #: weight of an empty buffer against tokens gained, in tokens [R]
+    utility: Literal["marginal", "printed", "slack"] = "marginal"   #: the printed one ranks empty buffers last [R]
+    critical_s: float | None = None     #: a buffer shorter than this may displace anyone; None: tau_load + dt [R]
+    working_set: Literal["memory", "paper"] = "memory"      #: bound on admission: tokens in memory, or Eq. 4 and 5 [R]
+    overcommit: float = 0.95            #: kappa: share of GPU + host memory that admitted requests may grow to [R]
+    ramp: float = 0.5                   #: lambda of Eq. 5 (working_set="paper")
+    fill: float = 0.95                  #: share of GPU memory that balancing fills; the rest takes the growth until the next tick [R]
+    rate_bound: bool = True             #: Eq. 6: the sum of rates stays below what the engine can generate
+    rate_margin: float = 1.0            #: Gamma is multiplied by this [R]
+    fallback: Literal["hold", "fcfs"] = "hold"      #: beyond Gamma: admit nobody, or also run in order of arrival (the paper)
+    offload: bool = True                #: ablation: False drops the KV of victims and recomputes it
+    write_through: bool = True          #: ablation: False writes everything at preemption
+    overlap: bool = True                #: ablation: False loads nobody while anyone is being evicted, and the reverse
+    load_or_recompute: bool = True      #: recompute where that is faster than loading; False always loads
+    io_share: float = 0.5               #: share of an interval that loads which need a victim may take on the link [R]
+    io_backoff: bool = False            #: double the interval while the link's backlog exceeds it (paper, section 8)
+    swap_passes: int = 5                #: local search after the greedy fill [R: the public code's constant]
+    max_prefill_tokens: int = 16_384    #: of one prefill batch, as SGLang's
+    prefill_guard_s: float = 0.1        #: a prefill ends so long before the first reader runs dry [R]
+    steps_between_prefills: int = 5     #: decode steps between prefills that no buffer covers [R]
+    mixed_tokens: int = 0               #: > 0: prompts ride in decode steps, in chunks of at least so many tokens
+
+    engine_step_tokens = 1 << 20        #: the engine's step limit when the user sets none: the policy bounds its batches itself
+
+    _learnt: Averages = field(init=False, repr=False, compare=False, default_factory=Averages)
+    _next_tick_s: float = field(init=False, repr=False, compare=False, default=0.0)
+    _last_tick_s: float = field(init=False, repr=False, compare=False, default=-inf)
+    _coming: list[int] = field(init=False, repr=False, compare=False, default_factory=list)     # ids that room was made for
+    _max_rate: float = field(init=False, repr=False, compare=False, default=inf)                # Gamma
+    _over_ticks: int = field(init=False, repr=False, compare=False, default=0)
+    _overloaded: bool = field(init=False, repr=False, compare=False, default=False)
+    _prefilled_at: int = field(init=False, repr=False, compare=False, default=-(1 << 30))       # decode steps then
+    _mean_demand: float = field(init=False, repr=False, compare=False, default=0.0)             # beta of Eq. 4
+
+    @classmethod
+    def paper(cls, **fields: Any) -> TokenFlow:
+        """The paper's text wherever it states something (policy `tokenflow-paper`)."""
+        return cls(**({"working_set": "paper", "fallback": "fcfs", "utility": "printed"} | fields))
+
+    def plan(self, view: View) -> Plan:
+        self._learnt.observe(view)
+        scene = Scene(view)
+        absent = len(scene.waiting) + len(scene.away) + len(scene.dropped)
+        wait_steps = 0
+        if scene.short > 0 or absent or len(scene.midway):
+            idle = not len(scene.ready) and not len(scene.midway) and not scene.loading and not scene.evicting
+            ticks = scene.short > 0 or view.now_s >= self._next_tick_s or idle
+            if ticks:
+                self._open_interval(scene)
+            newcomers = self._admit(scene, displace=ticks)
+            if ticks:
+                self._rebalance(scene, newcomers)
+            wait_steps = self._bring(scene, newcomers)
+        absent -= len(scene.load) + len(scene.prefill)
+        until = Event.ANY if scene.prefill or absent > 0 or scene.leave else Event.ARRIVAL | Event.PREFILLED
+        if self.overlap:
+            until &= ~Event.LANDED
+        wakes = absent > 0 or bool(scene.give_up)
+        return scene.plan(store=self.write_through and self.offload, until=until, mixed=self.mixed_tokens > 0,
+                          wake_at_s=self._wake(view, scene) if wakes else inf, wake_after_steps=wait_steps)
+
+    def _wake(self, view: View, scene: Scene) -> float:
+        if scene.give_up:                               # their recomputation is the next plan
+            return float(np.nextafter(view.now_s, inf))
+        return max(self._next_tick_s, float(np.nextafter(view.now_s, inf)))
+
+    # ---- costs, as believed
+
+    def _load_s(self, view: View, tokens: Ints) -> Floats:
+        """tau_load: seconds to bring so many tokens back, behind what is queued."""
+        seconds: Floats = tokens * view.cost.load_s(1.0) + max(view.h2d_free_s - view.now_s, 0.0)
+        return seconds
+
+    def _evict_s(self, view: View) -> Floats:
+        """tau_evict: seconds to write what has no copy, behind what is queued; 0 where all has."""
+        unwritten = view.computed_tokens - view.host_tokens
+        seconds: Floats = unwritten * view.cost.store_s(1.0) + max(view.d2h_free_s - view.now_s, 0.0)
+        return seconds
+
+    def _away_s(self, view: View) -> Floats:
+        """What a preemption now costs a reader before it can go on: tau_evict + tau_load, or recomputation without offload."""
+        recompute_s: Floats = view.computed_tokens * self._learnt.prefill_token_s(view)
+        return self._evict_s(view) + self._load_s(view, view.computed_tokens) if self.offload else recompute_s
+
+    # ---- bounds on admission
+
+    def _open_interval(self, scene: Scene) -> None:
+        """A tick: bring the averages up to date, see whether the admitted rates can be met."""
+        view, learnt = scene.view, self._learnt
+        if not self._mean_demand:
+            self._mean_demand = float((view.prompt_tokens + view.max_tokens).mean())
+        learnt.close_interval(view, self.interval_s)
+        pool = self.fill * view.total_blocks * view.block_size
+        seqs = max(min(view.max_seqs, int(pool / learnt.context_tokens)), 1)
+        self._max_rate = self.rate_margin * (1 - learnt.prefill_share) * seqs / view.cost.step_s(seqs, pool, 0.0, seqs)
+        rates = float(view.consumption_rate[scene.admitted].sum())
+        self._over_ticks = self._over_ticks + 1 if rates > self._max_rate else 0
+        if self._over_ticks >= 2:
+            self._overloaded = self.rate_bound
+        elif rates < 0.9 * self._max_rate:
+            self._overloaded = False
+        backlog_s = max(view.h2d_free_s, view.d2h_free_s) - view.now_s
+        self._last_tick_s = view.now_s
+        self._next_tick_s = view.now_s + self.interval_s * (2 if self.io_backoff and backlog_s > self.interval_s else 1)
+
+    def _admit(self, scene: Scene, displace: bool) -> list[int]:
+        """Newcomers within both bounds for whom there is room; at a tick also those for whom victims make it."""
+        if not len(scene.waiting) or self._overloaded:
+            return []
+        view, members = scene.view, scene.admitted
+        demand = view.prompt_tokens + view.max_tokens
+        tokens, rates, count = int(demand[members].sum()), float(view.consumption_rate[members].sum()), int(members.sum())
+        pool = self.overcommit * (self.fill * view.total_blocks + view.host_total_blocks) * view.block_size
+        most = self._paper_limit(scene) if self.working_set == "paper" else inf
+        reserve = len(scene.ready) + len(scene.midway)
+        coming = {int(view.rows(np.array([id]))[0]) for id in self._coming if id in view.id} if self._coming else set()
+        promised = sum(scene.whole_blocks(row) for row in coming)
+        victims: Iterable[int] | None = None
+        newcomers: list[int] = []
+        free, seats = scene.free - promised, scene.seats - len(coming)
+        for row in scene.waiting.tolist():
+            if row in coming:
+                tokens, rates, count = tokens + int(demand[row]), rates + float(view.consumption_rate[row]), count + 1
+                newcomers.append(row)
+                continue
+            if count and (tokens + demand[row] > pool if self.working_set == "memory" else count + 1 > most):
+                break
+            if count and self.rate_bound and rates + view.consumption_rate[row] > self._max_rate:
+                break
+            need = scene.whole_blocks(row)
+            if free < need + reserve or seats <= 0:
+                if not displace:
+                    break
+                if victims is None:
+                    victims = iter(self._safe_victims(scene))
+                marked: list[int] = []
+                gain = 0
+                for victim in victims:
+                    marked.append(victim)
+                    gain += int(scene.blocks[victim])
+                    if free + gain >= need + reserve and seats + len(marked) > 0:
+                        break
+                if free + gain < need + reserve or seats + len(marked) <= 0:
+                    break
+                for victim in marked:
+                    self._preempt(scene, victim)
+                free, seats = free + gain, seats + len(marked)
+                self._coming.append(int(view.id[row]))
+            tokens, rates, count = tokens + int(demand[row]), rates + float(view.consumption_rate[row]), count + 1
+            free, seats, reserve = free - need, seats - 1, reserve + 1
+            newcomers.append(row)
+        return newcomers
+
+    def _paper_limit(self, scene: Scene) -> float:
+        """W of Eq. 4 and 5: how many requests the working set may hold."""
+        view = scene.view
+        bs = view.block_size
+        static = max(view.total_blocks, view.host_total_blocks) * bs // self._mean_demand
+        running = len(scene.ready) + len(scene.midway)
+        if running >= view.total_blocks * bs // self._mean_demand:
+            return static
+        return static - self.ramp * (static - running)
+
+    # ---- preempting
+
+    def _safe_victims(self, scene: Scene) -> list[int]:
+        """Residents whose buffers outlast a round trip by far, fullest first; none younger than an interval."""
+        view = scene.view
+        safe_s = self.conservativeness * (self._away_s(view) + self.interval_s)
+        rows = scene.staying(scene.ready)
+        rows = rows[(scene.slack_s[rows] >= safe_s[rows]) & (view.now_s - view.moved_s[rows] >= self.interval_s)]
+        return ascending(rows, -scene.slack_s).tolist()     # type: ignore[no-any-return]
+
+    def _preempt(self, scene: Scene, row: int) -> bool:
+        """Order a resident off the GPU; False when it has to stay: the host is full, or loads must land first."""
+        if not self.offload:
+            scene.drop(row)
+            return True
+        if not self.overlap and scene.loading:
+            return False
+        going = int(sum(scene.blocks[r] for r in scene.leave))
+        if scene.host_room() < going + int(scene.blocks[row]):
+            return False
+        scene.evict(row)
+        return True
+
+    # ---- balancing
+
+    def _rebalance(self, scene: Scene, newcomers: list[int]) -> None:
+        """Steps 2 and 3: rank the working set, and let the chosen absent displace the residents not chosen."""
+        view = scene.view
+        utility = self._utilities(scene)
+        residents = scene.staying(scene.ready)
+        if len(scene.away) + len(scene.dropped):
+            chosen = self._chosen(scene, utility, residents, newcomers)
+            self._displace(scene, utility, residents[~chosen[residents]], chosen)
+        if scene.short > 0:
+            self._make_room(scene, utility)
+        known = set(view.id.tolist())
+        self._coming = [id for id in self._coming if id in known]
+
+    def _utilities(self, scene: Scene) -> Floats:
+        """U of every request, shape (n,); only those of the working set are used."""
+        view = scene.view
+        if self.utility == "slack":
+            return -scene.slack_s
+        load_s = self._load_s(view, view.computed_tokens)
+        absent = np.zeros(len(view.id), np.bool_)
+        absent[scene.away] = absent[scene.dropped] = True
+        recompute_s = (view.prompt_tokens + view.output_tokens) * self._learnt.prefill_token_s(view)
+        overhead_s = np.where(absent, np.minimum(self._evict_s(view) + load_s, recompute_s), 0.0)
+        buffered = scene.slack_s * view.consumption_rate
+        value = token_value(buffered, view.max_tokens)
+        seqs = max(len(scene.ready), 1)
+        speed = 1.0 / view.cost.step_s(seqs, float(view.computed_tokens[scene.ready].sum()), 0.0, seqs)
+        if self.utility == "printed":
+            return printed_utility(value, speed, self.interval_s, overhead_s, buffered, self.gamma)
+        return marginal_utility(value, speed, self.interval_s, overhead_s, scene.slack_s, load_s, self.gamma)
+
+    def _chosen(self, scene: Scene, utility: Floats, residents: Ints, newcomers: list[int]) -> Bools:
+        """Marks of who should hold GPU memory for the next interval, shape (n,)."""
+        view = scene.view
+        absent = np.concatenate((scene.away, scene.dropped))
+        young = view.now_s - view.moved_s[residents] < self.interval_s
+        fixed = np.concatenate((residents[young], scene.staying(scene.midway)))
+        blocks = scene.blocks.copy()
+        blocks[scene.dropped] = [scene.whole_blocks(row) for row in scene.dropped.tolist()]
+        blocks[scene.ready] += scene.takes[scene.ready]
+        blocks[scene.away] += scene.takes[scene.away]
+        rest = np.concatenate((residents[~young], absent))
+        if self._overloaded and self.fallback == "fcfs":
+            ranked = np.sort(rest)                              # rows are in order of arrival
+        else:
+            ranked = rest[np.lexsort((rest, -view.consumption_rate[rest], -utility[rest]))]
+        room = int(self.fill * view.total_blocks) - int(blocks[fixed].sum()) - sum(scene.whole_blocks(row) for row in newcomers)
+        room -= self._in_flight_blocks(scene)
+        seats = view.max_seqs - len(fixed) - scene.loading - len(newcomers)
+        chosen = np.zeros(len(view.id), np.bool_)
+        chosen[fixed] = True
+        chosen[ranked[fill(ranked, utility, blocks, room, seats, self.swap_passes)]] = True
+        if not chosen.any() and len(ranked):
+            chosen[ranked[0]] = True                            # larger than the share to fill, alone on the GPU
+        return chosen
+
+    @staticmethod
+    def _in_flight_blocks(scene: Scene) -> int:
+        """Blocks of requests that are landing."""
+        return int(scene.blocks[scene.view.residency == Residency.LOADING].sum())
+
+    def _displace(self, scene: Scene, utility: Floats, spare: Ints, chosen: Bools) -> None:
+        """Each chosen absent one takes free blocks, or as many residents not chosen as it still needs."""
+        view = scene.view
+        safe_s = self.conservativeness * (self._away_s(view) + self.interval_s)
+        load_s = self._load_s(view, view.computed_tokens)
+        critical_s = load_s + self.interval_s if self.critical_s is None else np.full(len(view.id), self.critical_s)
+        spare_rows = ascending(spare, utility).tolist()
+        io_tokens = self.io_share * self.interval_s / max(view.cost.load_s(1.0), 1e-12)
+        io_tokens -= max(view.h2d_free_s - view.now_s, 0.0) / max(view.cost.load_s(1.0), 1e-12)
+        absent = np.concatenate((scene.away, scene.dropped))
+        wanted = absent[chosen[absent]]
+        free, seats, coming = scene.free, scene.seats, []
+        for row in wanted[np.argsort(-utility[wanted], kind="stable")].tolist():
+            need = scene.whole_blocks(row)
+            marked: list[int] = []
+            gain = 0
+            if free < need or seats <= 0:
+                dropped = view.computed_tokens[row] == 0
+                if dropped or io_tokens < view.computed_tokens[row]:
+                    continue
+                urgent = view.output_tokens[row] > 0 and scene.slack_s[row] < critical_s[row]
+                for victim in spare_rows:
+                    if urgent or scene.slack_s[victim] >= safe_s[victim]:
+                        marked.append(victim)
+                        gain += int(scene.blocks[victim])
+                        if free + gain >= need and seats + len(marked) > 0:
+                            break
+                if free + gain < need or seats + len(marked) <= 0:
+                    continue
+                if not all(self._preempt(scene, victim) for victim in marked):
+                    continue
+                spare_rows = [victim for victim in spare_rows if victim not in marked]
+                io_tokens -= float(view.computed_tokens[row])
+            free, seats = free + gain - need, seats + len(marked) - 1
+            coming.append(row)
+        ids = set(self._coming)
+        order = sorted(coming, key=lambda row: (scene.slack_s[row], row))
+        self._coming = [int(view.id[row]) for row in order if int(view.id[row]) not in ids] + self._coming
+
+    def _make_room(self, scene: Scene, utility: Floats) -> None:
+        """The next decode step does not fit: who is worth least leaves, one interval's growth at a time."""
+        view = scene.view
+        going = sum(int(scene.blocks[row]) for row in scene.leave) + sum(int(scene.blocks[row]) for row in scene.give_up)
+        target = scene.short + len(scene.ready)
+        rows = ascending(scene.staying(scene.ready), utility).tolist()
+        old = [row for row in rows if view.now_s - view.moved_s[row] >= self.interval_s]
+        order = old + [row for row in rows if row not in set(old)]
+        going += self._leaving_blocks(scene)
+        while going < target and len(order) > 1:
+            row = order.pop(0)
+            if not self._preempt(scene, row):
+                if scene.loading and not self.overlap:
+                    return                                      # a load lands first; until then the fullest pause
+                scene.drop(row)
+            going += int(scene.blocks[row])
+
+    @staticmethod
+    def _leaving_blocks(scene: Scene) -> int:
+        return int(scene.blocks[scene.view.residency == Residency.EVICTING].sum())
+
+    # ---- bringing requests onto the GPU
+
+    def _bring(self, scene: Scene, newcomers: list[int]) -> int:
+        """Loads, then the prefill batch, into the room there is now. Returns decode steps to wait for a prefill, or 0."""
+        view = scene.view
+        blocked = not self.overlap and (scene.evicting > 0 or len(scene.leave) > 0)
+        recompute_s = view.computed_tokens * self._learnt.prefill_token_s(view)
+        plain_load_s = view.computed_tokens * view.cost.load_s(1.0)
+        coming = view.rows(np.array([id for id in self._coming if id in view.id], np.int64)) if self._coming else np.empty(0, np.int64)
+        chosen = set(coming.tolist())
+        calm = not len(scene.waiting) or len(newcomers) == len(scene.waiting)
+        returners = [row for row in coming.tolist() if scene.admitted[row]]
+        if calm or not scene.evicting:
+            rest = np.concatenate((scene.away, scene.dropped))
+            returners += [row for row in ascending(rest, scene.slack_s).tolist() if row not in chosen]
+        again: list[int] = []
+        reserve = len(scene.ready)
+        for row in returners:
+            if view.computed_tokens[row] == 0:
+                if scene.fits(scene.whole_blocks(row), 0 if row in chosen else reserve):
+                    scene.take(scene.whole_blocks(row))
+                    again.append(row)
+                continue
+            if blocked:
+                continue
+            if self.load_or_recompute and plain_load_s[row] > recompute_s[row]:
+                scene.drop(row)
+                continue
+            if not scene.fits(scene.whole_blocks(row), 0 if row in chosen else reserve):
+                break
+            scene.take(scene.whole_blocks(row))
+            scene.load.append(row)
+        new: list[int] = []
+        for row in newcomers:
+            if not scene.fits(scene.whole_blocks(row), reserve if row not in chosen else 0):
+                break
+            scene.take(scene.whole_blocks(row))
+            new.append(row)
+        came = set(scene.load) | set(again) | set(new)
+        self._coming = [id for id, row in zip(view.id[coming].tolist(), coming.tolist()) if row not in came]
+        return self._batch(scene, new, again)
+
+    def _batch(self, scene: Scene, new: list[int], again: list[int]) -> int:
+        """The prefill batch: newcomers, else recomputations, as long as the readers' buffers last."""
+        view = scene.view
+        midway = scene.staying(scene.midway).tolist()
+        rows = midway + (new or again)
+        if not rows:
+            return 0
+        ready = scene.staying(scene.ready)
+        token_s = self._learnt.prefill_token_s(view)
+        limit = min(self.max_prefill_tokens, view.max_step_tokens)
+        tokens = [int(scene.left[row]) for row in rows]
+        calm = not len(scene.away) and not len(scene.dropped) and len(new) == len(scene.waiting)
+        if len(ready) and not (calm and sum(tokens) * token_s <= self.interval_s):
+            limit = min(limit, int(max(float(scene.slack_s[ready].min()) - self.prefill_guard_s, 0.0) / token_s))
+        if self.mixed_tokens:
+            return self._ride(scene, rows, max(self.mixed_tokens, limit) if len(ready) else limit)
+        if limit < tokens[0]:
+            since = view.decode_steps - self._prefilled_at
+            if len(ready) and since < self.steps_between_prefills and tokens[0] <= self.max_prefill_tokens:
+                return self.steps_between_prefills - since
+            scene.prefill.append((rows[0], min(tokens[0], view.max_step_tokens)))
+        else:
+            for row, n in zip(rows, tokens):
+                if n > limit:
+                    break
+                scene.prefill.append((row, n))
+                limit -= n
+        self._prefilled_at = view.decode_steps
+        return 0
+
+    def _ride(self, scene: Scene, rows: list[int], limit: int) -> int:
+        """Chunks beside the decodes of the same step."""
+        budget = min(limit, scene.view.max_step_tokens - len(scene.decoders()))
+        for row in rows:
+            n = min(int(scene.left[row]), budget)
+            if n <= 0:
+                break
+            scene.prefill.append((row, n))
+            budget -= n
+        return 0
