@@ -4,9 +4,9 @@
 #     bash calibrate/install_cpu_engine.sh VENV_DIR
 #     OMP_NUM_THREADS=1 VENV_DIR/bin/python -m pytest -m engine
 #
-# About 70 s and 2.5 GB. A complete environment is reused: only the repository is installed again. PYTHON names the
+# One to two minutes and 2.5 GB. A complete environment is reused: only the repository is installed again. PYTHON names the
 # interpreter (python3). Linux only.
-set -euo pipefail
+set -Eeuo pipefail
 
 stage="arguments"
 stamp="" log=""

@@ -26,7 +26,10 @@ class Scene:
         self.loading = int(np.count_nonzero(at == Residency.LOADING))
         self.admitted = ~new                                    #: the working set W, marks of shape (n,)
         self.takes: Bools = view.computed_tokens % view.block_size == 0     #: the next token needs a new block
-        self.short = int(np.count_nonzero(self.takes[self.ready])) - view.free_blocks     #: blocks missing for the next decode step
+        #: blocks that half-done prefills still need
+        self.owed = sum(self.whole_blocks(row) - int(self.blocks[row]) for row in self.midway.tolist())
+        #: blocks missing for the next decode step and those prefills
+        self.short = int(np.count_nonzero(self.takes[self.ready])) + self.owed - view.free_blocks
         self.free = -self.short
         held = len(self.ready) + len(self.midway) + self.evicting + self.loading
         self.seats = view.max_seqs - held

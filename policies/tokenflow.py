@@ -78,8 +78,9 @@ class TokenFlow:
             if ticks:
                 self._rebalance(scene, newcomers)
             wait_steps = self._bring(scene, newcomers)
-        absent -= len(scene.load) + len(scene.prefill)
-        until = Event.ANY if scene.prefill or absent > 0 or scene.leave else Event.ARRIVAL | Event.PREFILLED
+        absent -= len(scene.load) + len({row for row, _ in scene.prefill} - set(scene.midway.tolist()))
+        waits = absent > 0 or scene.prefill or scene.leave or scene.evicting
+        until = Event.ANY if waits else Event.ARRIVAL | Event.PREFILLED
         if self.overlap:
             until &= ~Event.LANDED
         wakes = absent > 0 or bool(scene.give_up)
@@ -169,8 +170,8 @@ class TokenFlow:
                         break
                 if free + gain < need + reserve or seats + len(marked) <= 0:
                     break
-                for victim in marked:
-                    self._preempt(scene, victim)
+                if not all([self._preempt(scene, victim) for victim in marked]):
+                    break
                 free, seats = free + gain, seats + len(marked)
                 self._coming.append(int(view.id[row]))
             tokens, rates, count = tokens + int(demand[row]), rates + float(view.consumption_rate[row]), count + 1
@@ -303,9 +304,10 @@ class TokenFlow:
                             break
                 if free + gain < need or seats + len(marked) <= 0:
                     continue
-                if not all(self._preempt(scene, victim) for victim in marked):
+                gone = [victim for victim in marked if self._preempt(scene, victim)]
+                spare_rows = [victim for victim in spare_rows if victim not in gone]
+                if len(gone) < len(marked):
                     continue
-                spare_rows = [victim for victim in spare_rows if victim not in marked]
                 io_tokens -= float(view.computed_tokens[row])
             free, seats = free + gain - need, seats + len(marked) - 1
             coming.append(row)
@@ -316,15 +318,17 @@ class TokenFlow:
     def _make_room(self, scene: Scene, utility: Floats) -> None:
         """The next decode step does not fit: who is worth least leaves, one interval's growth at a time."""
         view = scene.view
-        going = sum(int(scene.blocks[row]) for row in scene.leave) + sum(int(scene.blocks[row]) for row in scene.give_up)
+        going = sum(int(scene.blocks[row]) for row in scene.leave + scene.give_up)
         target = scene.short + len(scene.ready)
         rows = ascending(scene.staying(scene.ready), utility).tolist()
         old = [row for row in rows if view.now_s - view.moved_s[row] >= self.interval_s]
-        order = old + [row for row in rows if row not in set(old)]
+        order = old + [row for row in rows if row not in set(old)] + scene.midway[::-1].tolist()
         going += self._leaving_blocks(scene)
         while going < target and len(order) > 1:
             row = order.pop(0)
-            if not self._preempt(scene, row):
+            if scene.left[row] > 1:
+                scene.drop(row)
+            elif not self._preempt(scene, row):
                 if scene.loading and not self.overlap:
                     return                                      # a load lands first; until then the fullest pause
                 scene.drop(row)
@@ -391,28 +395,32 @@ class TokenFlow:
         if len(ready) and not (calm and sum(tokens) * token_s <= self.interval_s):
             limit = min(limit, int(max(float(scene.slack_s[ready].min()) - self.prefill_guard_s, 0.0) / token_s))
         if self.mixed_tokens:
-            return self._ride(scene, rows, max(self.mixed_tokens, limit) if len(ready) else limit)
-        if limit < tokens[0]:
+            limit = max(self.mixed_tokens, limit) if len(ready) else limit
+            self._fill_batch(scene, rows, min(limit, view.max_step_tokens - len(scene.decoders())), whole=False)
+            return 0
+        if limit < tokens[0]:                                   # no buffer covers even one prompt
             since = view.decode_steps - self._prefilled_at
-            if len(ready) and since < self.steps_between_prefills and tokens[0] <= self.max_prefill_tokens:
+            if len(ready) and since < self.steps_between_prefills:
                 return self.steps_between_prefills - since
-            scene.prefill.append((rows[0], min(tokens[0], view.max_step_tokens)))
+            self._fill_batch(scene, rows[:1], view.max_step_tokens, whole=False)
         else:
-            for row, n in zip(rows, tokens):
-                if n > limit:
-                    break
-                scene.prefill.append((row, n))
-                limit -= n
+            self._fill_batch(scene, rows, limit, whole=True)
         self._prefilled_at = view.decode_steps
         return 0
 
-    def _ride(self, scene: Scene, rows: list[int], limit: int) -> int:
-        """Chunks beside the decodes of the same step."""
-        budget = min(limit, scene.view.max_step_tokens - len(scene.decoders()))
+    @staticmethod
+    def _fill_batch(scene: Scene, rows: list[int], limit: int, whole: bool) -> None:
+        """Prompts, or the rest of them, up to `limit` tokens; the last one may be cut unless they have to be `whole`."""
+        bs, room = scene.view.block_size, scene.free + scene.owed
         for row in rows:
-            n = min(int(scene.left[row]), budget)
-            if n <= 0:
-                break
-            scene.prefill.append((row, n))
-            budget -= n
-        return 0
+            tokens = int(scene.left[row])
+            if limit <= 0 or (whole and tokens > limit):
+                return
+            tokens = min(tokens, limit)
+            if scene.blocks[row]:                               # half done: its blocks are owed, not taken yet
+                need = -(-(int(scene.view.computed_tokens[row]) + tokens) // bs) - int(scene.blocks[row])
+                if need > room:
+                    return
+                room -= need
+            scene.prefill.append((row, tokens))
+            limit -= tokens

@@ -41,6 +41,7 @@ class Vllm:
             else:
                 prefill.append((int(view.id[stay - 1]), chunk))
                 budget, free = budget - chunk, free - extra
+        seated = runners
         if stay == runners:                                     # vLLM admits nobody in a step that preempted
             for row in range(runners, min(len(left), view.max_seqs)):
                 tokens = int(left[row])
@@ -48,8 +49,8 @@ class Vllm:
                 if chunk <= 0 or _blocks(tokens if self.reserve_whole_prompt else chunk, bs) > free:
                     break
                 prefill.append((int(view.id[row]), chunk))
-                budget, free = budget - chunk, free - _blocks(chunk, bs)
-        queued = runners + len(prefill) < len(left) or stay < runners
+                budget, free, seated = budget - chunk, free - _blocks(chunk, bs), seated + 1
+        queued = seated < len(left) or stay < runners
         return Plan(decode=view.id[:decodes].copy(), prefill=tuple(prefill), drop=view.id[stay:runners].copy(),
                     until=Event.ANY if queued else Event.ARRIVAL,
                     wake_at_s=float(np.nextafter(view.now_s, inf)) if stay < runners else inf)

@@ -335,7 +335,10 @@ class Engine:
         self.kv.compute(before, after)
         if run.kv_left is not None:
             self._account_writes(run, before, after)
-        output = q.output_tokens[speakers] + steps
+        output = q.output_tokens[speakers]
+        if np.count_nonzero(output) < len(output):
+            q.first_s[speakers[output == 0]] = run.ends_s[0]
+        output += steps
         q.output_tokens[speakers] = output
         q.read_until_s[speakers] = token_buffer.deliver(q.read_until_s[speakers], q.consumption_rate[speakers],
                                                         float(run.ends_s[0]), float(run.ends_s[-1]), steps)
@@ -375,9 +378,7 @@ class Engine:
     def _prefilled(self, run: Run) -> None:
         """The prefill of the plan is done; whoever completed decodes from the next step on."""
         q, came = self.requests, run.speakers[len(self.decoding):]
-        end_s = run.ends_s[-1]
-        q.prefill_token_s[came] = end_s
-        q.first_s[came] = np.where(np.isnan(q.first_s[came]), end_s, q.first_s[came])
+        q.prefill_token_s[came] = run.ends_s[-1]
         self.clock.join(q, came)
         self.decoding = np.sort(run.speakers)
         self.happened |= Event.PREFILLED

@@ -205,16 +205,15 @@ def build_machine(
     )
 
 
-def manifest(hardware: str | Path | Hardware, model: str, machine: Machine | None = None) -> dict[str, str | float]:
+def manifest(hardware: str | Path | Hardware, model: str, *, host_s: float | None = None,
+             link_bytes_per_s: float | None = None) -> dict[str, str | float]:
     """What a result must say about its machine: flat, every estimate named as one.
 
-    `machine` tells which host time and link rates were really used; without it, the profile's.
+    `host_s`, `link_bytes_per_s`: what the user gave `build_machine`, if anything; it replaced the profile's own.
     """
     profile = hardware if isinstance(hardware, Hardware) else load_hardware(hardware)
     times = _step_times(profile, model)
     host, link = profile.host_s, profile.link
-    host_s = host.value if machine is None else machine.latency.host_s
-    own_link = machine is None or (machine.h2d_bytes_per_s, machine.d2h_bytes_per_s) == (link.h2d_bytes_per_s, link.d2h_bytes_per_s)
     licence = f" ({times.licence})" if times.licence else ""
     said: dict[str, str | float] = {
         "hardware": profile.name,
@@ -222,9 +221,9 @@ def manifest(hardware: str | Path | Hardware, model: str, machine: Machine | Non
         "model": model,
         "latency_status": times.status,
         "latency_source": f"{times.engine} {times.engine_version}: {times.source}{licence}",
-        "host_s": host_s,
-        "host_s_status": f"{host.status}; range {host.low:g} to {host.high:g} s" if host_s == host.value else "set by the user",
-        "link_status": link.status if own_link else "set by the user",
+        "host_s": host.value if host_s is None else host_s,
+        "host_s_status": f"{host.status}; range {host.low:g} to {host.high:g} s" if host_s is None else "set by the user",
+        "link_status": link.status if link_bytes_per_s is None else "set by the user",
         "reserve_status": profile.reserve_source,
     }
     if times.fit_error is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,6 +51,18 @@ class Records:
         never = np.full(n, np.nan)
         return cls(never, never.copy(), never.copy(), np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64),
                    np.full(n, "", object))
+
+    @classmethod
+    def of_token_times(cls, sent_s: Sequence[float], times_s: Sequence[Floats]) -> Records:
+        """Requests that a real engine completed: when each was sent, and the times of its tokens, ascending, at least one."""
+        records = cls.blank(len(times_s))
+        records.sent_s[:], records.fate[:] = sent_s, Fate.COMPLETED
+        records.tokens[:] = [len(times) for times in times_s]
+        records.first_s[:], records.last_s[:] = [times[0] for times in times_s], [times[-1] for times in times_s]
+        records.clock_s, stop = np.concatenate(times_s), records.tokens.cumsum()
+        records.segment_id, records.segment_token_s = np.arange(len(times_s)), np.full(len(times_s), np.nan)
+        records.segment_start, records.segment_stop = stop - records.tokens, stop
+        return records
 
     def close(self, requests: Requests, rows: Ints, fate: int, last_s: float) -> None:
         """These requests leave the engine."""

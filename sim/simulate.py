@@ -15,10 +15,10 @@ from policies.api import Event, Floats, Ints, Policy
 from traces import Trace
 
 from .engine import Engine, Watch
-from .errors import BadInput, Wedged
+from .errors import BadInput, PolicyError, Wedged
 from .machine import Machine
 from .records import Fate, Records
-from .result import Result
+from .result import Result, name_of
 
 Progress = Callable[[int, int, float], None]    # requests done, requests in all, simulated seconds
 
@@ -28,7 +28,7 @@ DEFAULT_CONSUME_TPS = 20.0      # tokens per second, the TokenFlow paper's headl
 def simulate(policy: Policy | str, trace: Trace, hardware: Machine | str | Path = "rtx4090", model: str = "llama3-8b", *,
              consume_rate: float = DEFAULT_CONSUME_TPS, max_concurrency: int | None = None, max_model_len: int | None = None,
              until_s: float | None = None, step_by_step: bool = False, watch: Watch | None = None, progress: Progress | None = None,
-             seed: int | None = None, **machine_options: Any) -> Result:
+             seed: int | None = None, label: str | None = None, **machine_options: Any) -> Result:
     """Simulate `trace` under `policy`; the policy object itself is not touched, the run works on a copy.
 
     hardware: name of a built-in profile, path of a profile, or a `Machine`. machine_options: those of
@@ -36,6 +36,7 @@ def simulate(policy: Policy | str, trace: Trace, hardware: Machine | str | Path 
     consume_rate: tokens per second of readers whose rate the trace does not give. max_concurrency: requests in flight at the
     client. max_model_len: longer requests are rejected; no limit when None. until_s: stop then, the rest is unfinished.
     step_by_step: one engine step per event, for checking. seed: recorded with the result; the run itself draws nothing.
+    label: the policy's name in the result, when it is to be another than its own.
 
     Raises BadInput (one line) on input it cannot use, on a policy that raises or plans what cannot be carried out
     (PolicyError), and on a run that would never end (Wedged).
@@ -43,16 +44,24 @@ def simulate(policy: Policy | str, trace: Trace, hardware: Machine | str | Path 
     if isinstance(policy, str):
         if policy not in POLICIES:
             raise BadInput("policy", policy, f"unknown; known are {', '.join(POLICIES)}")
-        policy = POLICIES[policy]()
+        label, policy = label or policy, POLICIES[policy]()
     machine, provenance = _machine(hardware, model, policy, machine_options)
     _check(trace, consume_rate, max_concurrency, max_model_len, until_s)
-    run = _Run(copy.deepcopy(policy), trace, machine, consume_rate, max_concurrency, max_model_len, until_s, step_by_step,
+    run = _Run(_fresh(policy), trace, machine, consume_rate, max_concurrency, max_model_len, until_s, step_by_step,
                watch, progress)
     run.run()
     settings = {"consume_rate": consume_rate, "max_concurrency": max_concurrency, "max_model_len": max_model_len,
                 "until_s": until_s, "seed": seed}
     return Result(trace=trace, rates=run.rates, records=run.records, counters=run.engine.count, machine=machine, policy=policy,
-                  provenance=provenance, settings=settings, links=run.links(), end_s=run.env.now)
+                  provenance=provenance, settings=settings, links=run.links(), end_s=run.env.now,
+                  label=label or name_of(policy))
+
+
+def _fresh(policy: Policy) -> Policy:
+    try:
+        return copy.deepcopy(policy)
+    except Exception as error:
+        raise PolicyError(f"policy {type(policy).__name__}", "copying it for the run", f"{type(error).__name__}: {error}") from error
 
 
 def _machine(hardware: Machine | str | Path, model: str, policy: Policy, options: dict[str, Any]) -> tuple[Machine, dict[str, Any]]:
@@ -63,7 +72,8 @@ def _machine(hardware: Machine | str | Path, model: str, policy: Policy, options
     from .hardware import build_machine, manifest
     if options.get("max_num_batched_tokens") is None and hasattr(policy, "engine_step_tokens"):
         options = options | {"max_num_batched_tokens": policy.engine_step_tokens}
-    return build_machine(hardware, model, **options), manifest(hardware, model, host_s=options.get("host_s"))
+    overridden = {name: options.get(name) for name in ("host_s", "link_bytes_per_s")}
+    return build_machine(hardware, model, **options), manifest(hardware, model, **overridden)
 
 
 def _check(trace: Trace, consume_rate: float, max_concurrency: int | None, max_model_len: int | None, until_s: float | None) -> None:

@@ -26,7 +26,8 @@ class WriteThrough:
         self._share = machine.write_share * machine.believed_step
         self._believed_link = machine.believed_link
         self._block_size = machine.block_size
-        self.exact = self._share * machine.believed_link <= 1.0     #: no chunk can outlast the step it hides in
+        #: no chunk can outlast the step it hides in, be the link idle or busy
+        self.exact = self._share <= 1.0 and self._share * machine.believed_link <= 1.0
         self.late_chunks = 0            #: chunks that outlasted their step; the next step waited for them
         self.late_s = 0.0
         self.chunks = 0                 #: steps that a chunk was hidden in
@@ -55,7 +56,7 @@ class WriteThrough:
             rest = float(hidden[1:].sum())
             over = np.maximum(np.maximum(backlog + (grown - rest) - hidden[0], grown - rest), 0.0)
             # rounded, so that a complete copy is complete whatever the sums rounded to
-            left = np.maximum(np.diff(over.round(9), prepend=0.0), 0.0) + fresh
+            left = np.clip(np.diff(over.round(9), prepend=0.0), 0.0, unwritten + fresh * (steps - 1)) + fresh
         written = waiting + made * steps - float(left.sum())
         self._d2h.busy_s += written * self._token_s
         self._d2h.blocks += written / self._block_size

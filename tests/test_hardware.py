@@ -124,7 +124,7 @@ def test_manifest_says_where_the_numbers_come_from() -> None:
     assert said["fit_test_mape_pct"] == 1.55
     assert "estimated" in str(said["host_s_status"])
     assert "measured on H100" in str(said["link_status"])
-    changed = manifest("h200", MODEL, build_machine("h200", MODEL, host_s=0.002, link_bytes_per_s=1e9))
+    changed = manifest("h200", MODEL, host_s=0.002, link_bytes_per_s=1e9)
     assert (changed["host_s"], changed["host_s_status"], changed["link_status"]) == (0.002, "set by the user", "set by the user")
 
 

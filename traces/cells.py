@@ -1,4 +1,4 @@
-"""One cell of text into one value. Each parser raises ValueError with the reason, worded to follow the cell: "'x' is not a number"."""
+"""One cell of text into one value. A parser raises ValueError with a reason that follows the cell: "'x' is not a number"."""
 
 from __future__ import annotations
 
@@ -21,18 +21,24 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def real(text: str) -> float:
-    """A finite number, at most 2**53 in size."""
+def finite(text: str) -> float:
+    """A number, neither NaN nor infinite."""
     try:
         value = float(text)
     except ValueError:
         raise ValueError("is not a number") from None
-    if "_" in text or not text.isascii():  # Python's own liberties, which no other reader of the file would take
+    if "_" in text or not text.isascii():  # Python takes 1_000 and digits of any script; no other reader of the file would
         raise ValueError("is not a number")
     if isnan(value):
         raise ValueError("is NaN")
-    if isinf(value) and "n" in text.lower():
-        raise ValueError("is infinite")
+    if isinf(value):
+        raise ValueError("is infinite" if "n" in text.lower() else "is larger than 2**53")
+    return value
+
+
+def real(text: str) -> float:
+    """A finite number, at most 2**53 in size."""
+    value = finite(text)
     if abs(value) > MOST:
         raise ValueError("is larger than 2**53")
     return value
@@ -66,7 +72,7 @@ def count(text: str) -> int:
 
 def seconds_from_ms(text: str) -> float:
     """Positive milliseconds as the float nearest to so many seconds: the decimal point moves, so nothing is rounded twice."""
-    positive(text)
+    finite(text)
     digits, _, exponent = text.lower().partition("e")
     return positive(f"{digits}e{int(exponent or 0) - 3}")
 

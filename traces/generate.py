@@ -73,11 +73,11 @@ def gamma_arrivals_s(rng: np.random.Generator, requests: int, rate: float, burst
     if isinf(burstiness):
         ends = np.arange(1.0, requests + 1)
     else:
-        ends = np.cumsum(rng.gamma(burstiness, 1 / burstiness, requests))
+        ends = np.cumsum(rng.standard_gamma(burstiness, requests))
     if ends[-1] <= 0:
         raise BadInput("--burstiness", f"{burstiness:g}", "is so small that every gap rounds to zero")
     span_s = requests / rate
     if span_s > cells.MOST:
         raise BadInput("--request-rate", f"{rate:g}", "is so small that arrivals lie beyond 2**53 s")
-    scaled: Floats = ends * (span_s / ends[-1])
+    scaled: Floats = ends / ends[-1] * span_s
     return scaled

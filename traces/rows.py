@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, cast
 
+from traces.cells import shown
 from traces.errors import BadInput
+
+Row = tuple[int, list[str]]     #: the line a row starts on, and its cells
 
 GZIP_MAGIC = b"\x1f\x8b"
 LONGEST_LINE = 1 << 20      #: bytes; without a limit a file of binary garbage, or /dev/zero, would be read into memory as one line
@@ -20,7 +23,7 @@ def bad_line(path: str, line: int, why: str) -> BadInput:
     return BadInput("trace", f"{path}, line {line}", why)
 
 
-def read_rows(path: str) -> Iterator[tuple[int, list[str]]]:
+def read_rows(path: str) -> Generator[Row, None, None]:
     """(line, cells) of every row, the header included; blank lines are skipped. BadInput says which line cannot be read and why."""
     with _opened(path) as stream:
         reader = csv.reader(_lines(path, stream), strict=True)
@@ -45,7 +48,7 @@ def _opened(path: str) -> Iterator[BinaryIO]:
     except OSError as error:
         raise BadInput("trace", path, f"cannot be read: {(error.strerror or str(error)).lower()}") from None
     except ValueError as error:
-        raise BadInput("trace", path.replace("\0", "\\0"), f"is not a file name: {error}") from None
+        raise BadInput("trace", shown(path), f"is not a file name: {error}") from None
     with file:
         if not magic:
             raise BadInput("trace", path, "the file is empty")

@@ -1,4 +1,4 @@
-"""The trace files we read: which columns each has, what a cell means, and where its clock starts. A new kind of file is one entry."""
+"""The trace files we read: which columns each has, what a cell means, where its clock starts. A new kind is one entry."""
 
 from __future__ import annotations
 

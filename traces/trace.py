@@ -112,9 +112,9 @@ def make_trace(
         "ttft_slo_s": optional("ttft_slo_s", ttft_slo_s),
         "tpot_slo_s": optional("tpot_slo_s", tpot_slo_s),
         "reader": _flags(where, "reader", True if reader is None else reader),
-        "model": _names(where, "model", model or ""),
-        "session": _names(where, "session", session or ""),
-        "klass": _names(where, "klass", klass or ""),
+        "model": _names(where, "model", model),
+        "session": _names(where, "session", session),
+        "klass": _names(where, "klass", klass),
     }
     lengths = {name: len(values) for name, values in columns.items() if values.ndim}
     if len(set(lengths.values())) > 1:
@@ -133,10 +133,10 @@ def _array(where: str, name: str, values: object) -> npt.NDArray[Any]:
     """The values as an array of at most one dimension."""
     try:
         array = np.asarray(values)
+        if array.ndim > 1:
+            raise ValueError
     except ValueError:
-        array = np.empty((0, 0))
-    if array.ndim > 1:
-        raise BadInput("trace", where, f"{name} must be one number or one sequence of them")
+        raise BadInput("trace", where, f"{name} must be one value or one sequence of them") from None
     return array
 
 
@@ -144,11 +144,12 @@ def _in_range(where: str, name: str, array: npt.NDArray[Any], least: str, *, mis
     """Finite floats, `least` being "zero or above" or "above 0"; with `missing`, NaN passes."""
     if array.dtype.kind not in "iuf" and array.size:
         raise BadInput("trace", where, f"{name} must be numbers, got {cells.shown(array.flat[0])}")
-    array = array.astype(np.float64)
+    if array.dtype.kind == "f":
+        array = array.astype(np.float64)
     low = array < 0 if least == "zero or above" else array <= 0
-    bad = low | (np.abs(array) > cells.MOST) | (np.isnan(array) & (not missing))
+    bad = low | (array > cells.MOST) | (np.isnan(array) & (not missing))
     _refuse(where, name, array, bad, f"must be {least}, finite and at most 2**53")
-    return array
+    return array.astype(np.float64)
 
 
 def _tokens(where: str, name: str, values: object) -> Ints:
@@ -169,7 +170,7 @@ def _flags(where: str, name: str, values: object) -> Bools:
 
 def _names(where: str, name: str, values: object) -> Names:
     """Text each, without surrounding blanks."""
-    array = _array(where, name, values).astype(object)
+    array = _array(where, name, "" if values is None else values).astype(object)
     clean: dict[Any, str] = {}
     for text in set(array.flat):
         try:
@@ -178,9 +179,7 @@ def _names(where: str, name: str, values: object) -> Names:
             clean[text] = cells.name(text)
         except ValueError as error:
             raise BadInput("trace", where, f"{name}: {cells.shown(text)} {error}") from None
-    named = np.empty(array.shape, dtype=object)
-    named.flat = [clean[text] for text in array.flat]
-    return named
+    return np.array([clean[text] for text in array.flat], dtype=object).reshape(array.shape)
 
 
 def _refuse(where: str, name: str, array: npt.NDArray[Any], bad: Bools, must: str) -> None:

@@ -6,10 +6,13 @@ import csv
 import gzip
 import io
 import os
+from contextlib import suppress
 from decimal import Decimal
 from math import isnan
 from pathlib import Path
+from secrets import token_hex
 
+from traces.cells import shown
 from traces.errors import BadInput
 from traces.schemas import OURS, Column
 from traces.trace import Trace
@@ -24,17 +27,21 @@ def write_trace(trace: Trace, path: str | os.PathLike[str]) -> None:
     there whole or not at all. BadInput when it cannot be written.
     """
     target = Path(path)
-    packed = _csv(trace)
+    content = _csv(trace)
     if target.name.lower().endswith(".gz"):
-        packed = gzip.compress(packed, mtime=0)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        content = gzip.compress(content, mtime=0)
+    partial = target.parent / f".{target.name}.{token_hex(4)}.partial"
     try:
         with partial.open("xb") as file:
-            file.write(packed)
+            file.write(content)
         partial.replace(target)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise BadInput("trace", str(target), f"cannot be written: {(error.strerror or str(error)).lower()}") from None
+    except ValueError as error:
+        raise BadInput("trace", shown(str(target)), f"is not a file name: {error}") from None
+    finally:
+        with suppress(OSError, ValueError):
+            partial.unlink()
 
 
 def _csv(trace: Trace) -> bytes:

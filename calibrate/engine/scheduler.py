@@ -1,0 +1,307 @@
+"""Carries a policy's standing plans out in vLLM 0.32.0's own scheduler. The only module that touches vLLM's internals.
+
+vLLM's schedule() still allocates blocks, builds the batch and talks to the workers. A plan reaches it in four places:
+
+- `_reserve_prefill_lookahead` gives every request its tokens of this step (0: it keeps its blocks and pauses);
+- `waiting` holds, while vLLM schedules, only who begins to prefill or to load in this step, in the plan's order;
+- `_handle_blocked_waiting_request` holds back those whose KV has landed and who do not run now;
+- `_preempt_request` frees the blocks of those who leave the GPU.
+
+What ends a plan and who joins its decoders is said in `policies.api`; `sim.engine` does the same to the model machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+from vllm.v1.core.sched.request_queue import create_request_queue
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import RequestStatus
+
+from policies.api import CostModel, Event, Ints, Plan, Policy, Residency, View, check_plan
+from sim.counters import Counters
+
+from .host_tier import Chunk, HostTier, NoHost
+from .stream import Stream
+
+
+class Watch(Protocol):
+    """Sees every decision, and changes nothing."""
+
+    def decided(self, engine: Any, view: View, plan: Plan) -> None: ...
+
+
+class PlanScheduler(Scheduler):  # type: ignore[misc]
+    """vLLM calls schedule() and update_from_output() in turn, one step in flight; `steer` must have been called before."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.scheduler_reserve_full_isl = False             # check_plan has counted the blocks: vLLM holds nothing back
+        self.scheduler_config.long_prefill_token_threshold = 0
+        self.streams: dict[int, Stream] = {}                # in order of arrival
+        self.named: dict[str, Stream] = {}
+        self.arrived = 0
+        self.count = Counters()
+        self.plan, self.happened, self.steps_to_wake, self.chunk_unfinished = Plan(), 0, 0, False
+        self.decoding: list[Stream] = []
+        self.prefill: list[tuple[Stream, int]] = []         # of the plan, until the step that does it is over
+        self.loading: list[Stream] = []                     # begin to load in the coming step, in this order
+        self.storing: list[Stream] = []
+        self.tokens: dict[str, int] = {}                    # what each request computes in this step
+        self.step_began_s = 0.0
+
+    def steer(self, planner: Policy, cost: CostModel, host: HostTier | None = None, *, clock: Callable[[], float] = time.monotonic,
+              watch: Watch | None = None) -> None:
+        """What vLLM's constructor cannot bring. `host` must be the KV connector that vLLM talks to."""
+        self.planner, self.cost, self.clock, self.watch = planner, cost, clock, watch
+        self.host: HostTier = NoHost() if host is None else host
+
+    # ---- what vLLM asks while it schedules
+
+    def _reserve_prefill_lookahead(self, request: Any, num_computed_tokens: int, num_new_tokens: int) -> int:
+        return min(num_new_tokens, self.tokens.get(request.request_id, 0))
+
+    def _handle_blocked_waiting_request(self, request: Any) -> bool:
+        stream = self.named[request.request_id]
+        wanted = stream.name in self.tokens or stream in self.loading
+        return wanted and bool(super()._handle_blocked_waiting_request(request))
+
+    def _inflight_prefill_reserved_blocks(self) -> int:
+        return 0                                            # a load need not leave room for prefills: check_plan has counted
+
+    # ---- what vLLM's engine core calls
+
+    def add_request(self, request: Any) -> None:
+        super().add_request(request)
+        stream = Stream.of(request, self.arrived, self.clock())
+        self.streams[stream.id] = self.named[stream.name] = stream
+        self.arrived += 1
+        self.happened |= Event.ARRIVAL
+
+    def finish_requests(self, request_ids: Any, finished_status: Any) -> Any:
+        aborted = super().finish_requests(request_ids, finished_status)
+        self._remove([self.named[request.request_id] for request in aborted])
+        return aborted
+
+    def schedule(self, throttle_prefills: bool = False) -> Any:
+        now_s = self.clock()
+        self._take_copies()
+        if not self._plan_stands(now_s):
+            self._decide(now_s)
+        begin = self.loading + [stream for stream, _ in self.prefill if stream.residency == Residency.NONE]
+        self.tokens = {stream.name: 1 for stream in self.decoding} | {stream.name: tokens for stream, tokens in self.prefill}
+        if self.storing and self.tokens:
+            self.host.write([Chunk(stream.name, stream.computed_tokens - stream.host_tokens, self.tokens.get(stream.name, 0))
+                             for stream in self.storing])
+        with self._only_waiting(begin), self._one_token_lent(bool(self.loading)):
+            out = super().schedule()                        # whether prefills are throttled is the plan's affair
+        if out.num_scheduled_tokens != self.tokens:
+            raise RuntimeError(f"vLLM ran {out.num_scheduled_tokens}, the plan was {self.tokens}")
+        for stream in begin[len(self.loading):]:
+            stream.move(Residency.GPU, now_s)
+        self.loading = []
+        self.step_began_s = now_s
+        return out
+
+    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
+        ran = [self.named[name] for name in scheduler_output.num_scheduled_tokens]
+        outputs_before = [stream.request.num_output_tokens for stream in ran]
+        outputs = super().update_from_output(scheduler_output, model_runner_output)
+        if ran:
+            self._ran({stream for stream, before in zip(ran, outputs_before) if stream.request.num_output_tokens > before})
+            self._remove([stream for stream in ran if stream.request.is_finished()])
+        return outputs
+
+    # ---- between two steps
+
+    def _take_copies(self) -> None:
+        """Who has left the GPU, and who has landed: with one token left, it joins the decoders of the standing plan."""
+        for name, when_s in self.host.across():
+            stream = self.named.get(name)
+            if stream is None:                              # aborted meanwhile
+                continue
+            if stream.residency == Residency.EVICTING:
+                stream.host_tokens = float(stream.computed_tokens)
+                self._leave_gpu(stream, Residency.HOST, when_s)
+                self.happened |= Event.EVICTED
+            else:
+                stream.move(Residency.GPU, when_s)
+                if stream.remaining_tokens == 1:
+                    self.decoding.append(stream)
+                self.happened |= Event.LANDED
+
+    def _plan_stands(self, now_s: float) -> bool:
+        plan = self.plan
+        if self.happened & plan.until or self.chunk_unfinished or now_s >= plan.wake_at_s:
+            return False
+        if plan.wake_after_steps and self.steps_to_wake <= 0:
+            return False
+        growing = {stream.name for stream in self.decoding if stream.computed_tokens % self.block_size == 0}
+        if len(growing) > self._gpu_blocks_free():
+            return False
+        return not self.storing or not self.decoding or sum(stream.name in growing for stream in self.storing) <= self._host_blocks_free()
+
+    def _decide(self, now_s: float) -> None:
+        self.happened = 0
+        if not self.streams:
+            self.plan = Plan()
+            return
+        self.count.decisions += 1
+        self.storing = []                                   # the old order holds no host blocks in the view
+        view = self.view(now_s)
+        plan = self.planner.plan(view)
+        check_plan(view, plan)
+        if self.watch:
+            self.watch.decided(self, view, plan)
+        self.plan, self.steps_to_wake, self.chunk_unfinished = plan, plan.wake_after_steps, False
+        self._apply(plan, now_s)
+
+    def view(self, now_s: float) -> View:
+        streams, count = self.streams.values(), self.count
+        ints = np.array([(s.id, s.request.num_prompt_tokens, s.request.num_output_tokens, s.request.max_tokens, s.computed_tokens,
+                          s.residency, s.request.num_preemptions, s.reader) for s in streams], np.int64).T
+        floats = np.array([(s.arrival_s, s.host_tokens, s.consumption_rate, s.read_until_s, s.moved_s, s.priority, s.ttft_slo_s, s.tpot_slo_s)
+                           for s in streams], np.float64).T
+        for table in (ints, floats):
+            table.flags.writeable = False
+        id, prompt, output, most, computed, residency, preemptions, reader = ints
+        arrival_s, host, rate, read_until_s, moved_s, priority, ttft_slo_s, tpot_slo_s = floats
+        return View(now_s, id, arrival_s, prompt, output, most, computed, host, residency, rate, read_until_s, preemptions, moved_s,
+                    priority, ttft_slo_s, tpot_slo_s, reader, self._gpu_blocks_free(), self.kv_cache_manager.block_pool.num_gpu_blocks - 1,
+                    self._host_blocks_free(), self.host.total_blocks, self.block_size, self.max_num_active_reqs,
+                    self.max_num_scheduled_tokens, self.host.h2d_free_s, self.host.d2h_free_s, count.decode_steps, count.prefill_steps,
+                    count.decode_tokens, count.prefill_tokens, count.decode_s, count.prefill_s, self.cost)
+
+    def _gpu_blocks_free(self) -> int:
+        free: int = self.kv_cache_manager.block_pool.get_num_free_blocks()
+        return free
+
+    def _host_blocks_free(self) -> int:
+        stored = {stream.id for stream in self.storing}
+        return self.host.total_blocks - sum(stream.host_blocks(self.block_size, stream.id in stored) for stream in self.streams.values())
+
+    # ---- what a plan changes at once
+
+    def _apply(self, plan: Plan, now_s: float) -> None:
+        for stream in self._streams(plan.forget):
+            self._give_up_copy(stream)
+            self.count.forgets += 1
+        for stream in self._streams(plan.drop):
+            self._drop(stream, now_s)
+        for stream in self._streams(plan.offload):
+            self._offload(stream, now_s)
+        self.decoding = self._streams(plan.decode)
+        self.prefill = [(self.streams[int(id)], int(tokens)) for id, tokens in plan.prefill]
+        self.storing = self._streams(plan.store)
+        self.loading = self._streams(plan.load)
+        for stream in self.loading:
+            self.host.load(stream.name, stream.computed_tokens)
+            stream.move(Residency.LOADING, now_s)
+        self.count.loads += len(self.loading)
+
+    def _streams(self, ids: Ints) -> list[Stream]:
+        return [self.streams[int(id)] for id in ids]
+
+    def _drop(self, stream: Stream, now_s: float) -> None:
+        if stream.residency == Residency.HOST:
+            stream.move(Residency.NONE, now_s)
+            self.count.copies_given_up += 1
+        else:
+            self._leave_gpu(stream, Residency.NONE, now_s)
+            self.count.drops += 1
+        self._give_up_copy(stream)
+
+    def _offload(self, stream: Stream, now_s: float) -> None:
+        """Frees the blocks now if all of them have a copy, else when they have: vLLM frees a request's blocks as a whole."""
+        self.count.offloads += 1
+        if stream.host_tokens >= stream.computed_tokens:
+            self._leave_gpu(stream, Residency.HOST, now_s)
+        else:
+            blocks = -(-stream.computed_tokens // self.block_size) - int(stream.host_tokens) // self.block_size
+            self.host.evict(stream.name, blocks)
+            stream.move(Residency.EVICTING, now_s)
+
+    def _give_up_copy(self, stream: Stream) -> None:
+        stream.host_tokens = 0.0
+        self.host.forget(stream.name)
+
+    def _leave_gpu(self, stream: Stream, to: int, when_s: float) -> None:
+        request = stream.request
+        if request.status == RequestStatus.RUNNING:
+            self.running.remove(request)
+        else:                                               # it landed and has not run since
+            self.kv_holding_waiting.remove_request(request)
+            self.deferred_waiting.discard(request)
+            self.finished_recving_kv_req_ids.discard(stream.name)
+            request.status = RequestStatus.RUNNING          # as _preempt_request wants it
+        self._preempt_request(request, time.monotonic())    # vLLM's own statistics keep its own clock
+        stream.move(to, when_s)
+
+    # ---- around vLLM's schedule()
+
+    @contextmanager
+    def _only_waiting(self, streams: Iterable[Stream]) -> Iterator[None]:
+        """Shows vLLM a waiting queue with just these; all of them must leave it."""
+        everyone, self.waiting = self.waiting, create_request_queue(self.policy)
+        for stream in streams:
+            everyone.remove_request(stream.request)
+            self.waiting.add_request(stream.request)
+        try:
+            yield
+        finally:
+            left, self.waiting = [request.request_id for request in self.waiting], everyone
+        if left:
+            raise RuntimeError(f"vLLM left {left} waiting with {self._gpu_blocks_free()} blocks free and {len(self.running)} running")
+
+    @contextmanager
+    def _one_token_lent(self, needed: bool) -> Iterator[None]:
+        """vLLM starts no load once the step's tokens are spent; the plan's own numbers keep anyone from using this one."""
+        self.max_num_scheduled_tokens += needed
+        self.scheduler_config.max_num_batched_tokens += needed
+        try:
+            yield
+        finally:
+            self.max_num_scheduled_tokens -= needed
+            self.scheduler_config.max_num_batched_tokens -= needed
+
+    # ---- after a step
+
+    def _ran(self, speakers: set[Stream]) -> None:
+        now_s = self.clock()
+        for stream, unwritten in zip(self.storing, self.host.unwritten() if self.storing else ()):
+            stream.host_tokens = stream.computed_tokens - unwritten
+        for stream in speakers:
+            stream.deliver(now_s)
+        self._count(now_s - self.step_began_s)
+        if self.prefill:
+            complete = [stream for stream, _ in self.prefill if stream in speakers]
+            self.chunk_unfinished = len(complete) < len(self.prefill)
+            self.decoding += complete
+            self.prefill = []
+            self.happened |= Event.PREFILLED
+
+    def _count(self, took_s: float) -> None:
+        count = self.count
+        self.steps_to_wake -= 1
+        count.decode_tokens += len(self.decoding)
+        if self.prefill:
+            count.prefill_steps += 1
+            count.prefill_s += took_s
+            count.prefill_tokens += sum(tokens for _, tokens in self.prefill)
+        else:
+            count.decode_steps += 1
+            count.decode_s += took_s
+
+    def _remove(self, over: list[Stream]) -> None:
+        over = [stream for stream in over if stream.id in self.streams]
+        for stream in over:
+            self.host.forget(stream.name)
+            del self.streams[stream.id], self.named[stream.name]
+        if over:
+            self.decoding = [stream for stream in self.decoding if stream.id in self.streams]
+            self.storing = [stream for stream in self.storing if stream.id in self.streams]
+            self.happened |= Event.FINISH

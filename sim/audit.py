@@ -1,0 +1,431 @@
+"""Numbered invariants of the model machine, checked after every decision and after every run of steps.
+
+    audit = Audit()
+    simulate(policy, trace, watch=audit)
+    audit.close()
+
+The audit counts everything anew from what the engine shows it, and compares. It costs about as much as a run step by step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from policies.api import HOLDS_BLOCKS, Bools, Floats, Ints, Plan, Residency, View, blocks_for
+
+from .counters import Counters
+from .engine import Engine, Run, Watch
+from .records import Fate, Records
+
+_TIME_S = 1e-9      # clocks that were summed in another order differ by less
+_READ_S = 1e-7      # and so do readers who were followed token by token
+
+
+class InvariantBroken(AssertionError):
+    """The model machine contradicts itself: which invariant, what it says, and the numbers."""
+
+    def __init__(self, number: int, sentence: str, numbers: str) -> None:
+        super().__init__(number, sentence, numbers)
+        self.number, self.sentence, self.numbers = number, sentence, numbers
+
+    def __str__(self) -> str:
+        return " ".join(f"invariant {self.number}: {self.sentence}: {self.numbers}".split())
+
+
+@dataclass
+class Tally:
+    """What the audit has counted itself; arrays by request id."""
+
+    alive: Ints = field(default_factory=lambda: np.empty(0, np.int64))     #: ids that arrived and are not finished, ascending
+    output: Ints = field(default_factory=lambda: np.zeros(256, np.int64))
+    token_s: Floats = field(default_factory=lambda: np.full(256, -np.inf))
+    read_s: Floats = field(default_factory=lambda: np.full(256, -np.inf))
+    count: Counters = field(default_factory=Counters)
+    h2d_blocks: int = 0
+    d2h_blocks: int = 0         #: of evictions; write-through comes on top
+    run_end_s: float = 0.0
+    now_s: float = 0.0
+
+    def know(self, ids: Ints) -> None:
+        self.alive = ids
+        while len(ids) and ids[-1] >= len(self.output):
+            size = len(self.output)
+            self.output = np.concatenate((self.output, np.zeros(size, np.int64)))
+            self.token_s = np.concatenate((self.token_s, np.full(size, -np.inf)))
+            self.read_s = np.concatenate((self.read_s, np.full(size, -np.inf)))
+
+
+class Moment(NamedTuple):
+    """What a check looks at; `view` and `plan` at decisions, `run` after runs and before the engine has booked them."""
+
+    engine: Engine
+    tally: Tally
+    view: View
+    plan: Plan
+    run: Run
+
+
+class Invariant(NamedTuple):
+    number: int
+    sentence: str
+    broken: Callable[[Moment], str]     #: the numbers that break it, "" when it holds
+
+
+# ---- state: holds at every decision and between any two runs
+
+def _places(m: Moment) -> str:
+    q = m.engine.requests
+    ids, known = q.id[: q.n], len(m.tally.alive)
+    same = len(ids) >= known and bool((ids[:known] == m.tally.alive).all())
+    ordered = bool((np.diff(ids) > 0).all() and (np.diff(q.arrival_s[: q.n]) >= 0).all())
+    return "" if same and ordered else f"unfinished {ids.tolist()}, expected {m.tally.alive.tolist()} and newcomers"
+
+
+def _gpu_blocks(m: Moment) -> str:
+    kv = m.engine.kv
+    return "" if kv.free >= 0 and kv.free + kv.held() == kv.total else f"free {kv.free} + held {kv.held()}, total {kv.total}"
+
+
+def _host_blocks(m: Moment) -> str:
+    kv, stored = m.engine.kv, np.zeros(m.engine.requests.n, np.bool_)
+    stored[m.engine.storing] = True
+    held = kv.host_held(stored)
+    return "" if kv.host_free >= 0 and kv.host_free + held == kv.host_total else f"free {kv.host_free} + held {held}, total {kv.host_total}"
+
+
+def _seats(m: Moment) -> str:
+    q, most = m.engine.requests, m.engine.machine.max_seqs
+    holders = int(np.count_nonzero(HOLDS_BLOCKS[q.residency[: q.n]]))
+    return "" if holders <= most else f"{holders} of {most}"
+
+
+def _kv(m: Moment) -> str:
+    q, n = m.engine.requests, m.engine.requests.n
+    kv, at = q.computed_tokens[:n], q.residency[:n]
+    begun = np.zeros(n, np.bool_)
+    begun[m.run.rows] = True                        # a first chunk is under way: resident, and nothing computed yet
+    has = (kv > 0) | (begun & (at == Residency.GPU))
+    fits = (kv >= 0) & (kv < q.prompt_tokens[:n] + q.output_tokens[:n])
+    return _rows(m, fits & (has == (at != Residency.NONE)), kv)
+
+
+def _copies(m: Moment) -> str:
+    q, n = m.engine.requests, m.engine.requests.n
+    kv, host, at = q.computed_tokens[:n], q.host_tokens[:n], q.residency[:n]
+    complete = (at == Residency.HOST) | (at == Residency.LOADING)
+    return _rows(m, (host >= 0) & np.where(complete, host == kv, host <= kv), host)
+
+
+def _decoders(m: Moment) -> str:
+    q, n, decoding = m.engine.requests, m.engine.requests.n, m.engine.decoding
+    decodes = q.joined[:n] >= 0
+    listed = np.zeros(n, np.bool_)
+    listed[decoding] = True
+    ready = (q.residency[:n] == Residency.GPU) & (q.computed_tokens[:n] == q.prompt_tokens[:n] + q.output_tokens[:n] - 1)
+    return _rows(m, (decodes == listed) & (ready | ~decodes), q.computed_tokens[:n])
+
+
+def _outputs(m: Moment) -> str:
+    q, n = m.engine.requests, m.engine.requests.n
+    output = q.output_tokens[:n]
+    seen = np.zeros(n, np.int64)
+    seen[: len(m.tally.alive)] = m.tally.output[m.tally.alive]
+    return _rows(m, (output == seen) & (output < q.final_tokens[:n]) & (q.final_tokens[:n] <= q.max_tokens[:n]), output)
+
+
+def _counters(m: Moment) -> str:
+    names = [f.name for f in fields(Counters) if isinstance(getattr(m.tally.count, f.name), int) and f.name not in ("runs", "overlaps")]
+    off = [name for name in names if getattr(m.tally.count, name) != getattr(m.engine.count, name)]
+    off += [name for name in ("decode_s", "prefill_s", "unwritten_tokens")
+            if abs(getattr(m.tally.count, name) - getattr(m.engine.count, name)) > _TIME_S * (1 + getattr(m.engine.count, name))]
+    return ", ".join(f"{name} {getattr(m.engine.count, name)}, seen {getattr(m.tally.count, name)}" for name in off)
+
+
+def _in_flight(m: Moment) -> str:
+    at = m.engine.requests.residency[: m.engine.requests.n]
+    loading, evicting = int(np.count_nonzero(at == Residency.LOADING)), int(np.count_nonzero(at == Residency.EVICTING))
+    same = (loading, evicting) == (m.engine.loading, m.engine.evicting)
+    return "" if same else f"loading {loading}, counted {m.engine.loading}; evicting {evicting}, counted {m.engine.evicting}"
+
+
+def _clock(m: Moment) -> str:
+    now, busy = m.engine.env.now, m.engine.count.decode_s + m.engine.count.prefill_s
+    return "" if now >= m.tally.now_s and busy <= now + _tolerance(now) else f"now {now}, before {m.tally.now_s}, busy {busy}"
+
+
+def _links(m: Moment) -> str:
+    e, now = m.engine, m.engine.env.now
+    written = e.write_through.tokens / e.machine.block_size
+    for name, link, blocks in (("h2d", e.h2d, float(m.tally.h2d_blocks)), ("d2h", e.d2h, m.tally.d2h_blocks + written)):
+        if abs(link.blocks - blocks) > 1e-6 * (1 + blocks):
+            return f"{name}: {link.blocks} blocks, copies ordered {blocks}"
+        if abs(link.busy_s - link.blocks * link.block_s) > 1e-6 * (1 + link.busy_s):
+            return f"{name}: busy {link.busy_s} s for {link.blocks} blocks of {link.block_s} s"
+        if link.busy_s > max(now, link.free_s) + 1e-6:
+            return f"{name}: busy {link.busy_s} s, now {now}, free at {link.free_s}"
+    return ""
+
+
+def _readers(m: Moment) -> str:
+    q, known = m.engine.requests, len(m.tally.alive)
+    read, expected = q.read_until_s[:known], m.tally.read_s[m.tally.alive]
+    with np.errstate(invalid="ignore"):
+        return _rows(m, (read == expected) | (np.abs(read - expected) <= _READ_S), read)
+
+
+# ---- decisions
+
+def _last_of_the_instant(m: Moment) -> str:
+    now, then = m.engine.env.now, m.engine.env.peek()
+    return "" if then > now and now >= m.tally.run_end_s - _tolerance(now) else f"now {now}, next event {then}, last run to {m.tally.run_end_s}"
+
+
+def _view(m: Moment) -> str:
+    v, q, kv = m.view, m.engine.requests, m.engine.kv
+    for f in fields(View):
+        value = getattr(v, f.name)
+        if isinstance(value, np.ndarray):
+            if value.flags.writeable:
+                return f"{f.name} is writable"
+            if not np.array_equal(value, getattr(q, f.name)[: q.n], equal_nan=value.dtype.kind == "f"):
+                return f"{f.name} {value.tolist()}"
+    shown = (v.now_s, v.free_blocks, v.total_blocks, v.host_free_blocks, v.host_total_blocks)
+    real = (m.engine.env.now, kv.free, kv.total, kv.host_total - kv.host_held(), kv.host_total)
+    return "" if shown == real else f"shows {shown}, is {real}"
+
+
+# ---- runs
+
+def _batch(m: Moment) -> str:
+    q, rows, decoding = m.engine.requests, m.run.rows, m.engine.decoding
+    tokens = np.broadcast_to(m.run.tokens, len(rows))
+    left = q.prompt_tokens[rows] + q.output_tokens[rows] - q.computed_tokens[rows]
+    most = m.engine.machine.max_step_tokens
+    if not len(rows) or len(np.unique(rows)) < len(rows) or int(tokens.sum()) > most:
+        return f"{len(np.unique(rows))} requests in {len(rows)} places, {int(tokens.sum())} tokens of {most}"
+    sound = (q.residency[rows] == Residency.GPU) & (tokens >= 1) & (tokens <= left) & (~np.isin(rows, decoding) | (tokens == 1))
+    speaks = np.isin(rows, m.run.speakers)
+    fine = sound & (speaks == (tokens == left)) & ((len(m.run.ends_s) == 1) | speaks)
+    return "" if fine.all() else f"ids {q.id[rows[~fine]].tolist()}, tokens {tokens[~fine].tolist()} of {left[~fine].tolist()}"
+
+
+def _order_in_time(m: Moment) -> str:
+    run, now = m.run, m.engine.env.now
+    ids = m.engine.requests.id[run.speakers]
+    ends = np.concatenate(([run.start_s], run.ends_s))
+    rising = bool((np.diff(ends) > 0).all()) and run.start_s >= m.tally.run_end_s - _tolerance(now) and abs(ends[-1] - now) <= _tolerance(now)
+    later = m.tally.token_s[ids] < run.ends_s[0]
+    return "" if rising and later.all() else f"run from {ends[0]} to {ends[-1]}, now {now}, last run to {m.tally.run_end_s}, ids {ids[~later].tolist()}"
+
+
+def _room(m: Moment) -> str:
+    q, kv, bs = m.engine.requests, m.engine.kv, m.engine.machine.block_size
+    before = q.computed_tokens[m.run.rows]
+    grown = np.zeros(q.n, np.int64)
+    grown[m.run.rows] = blocks_for(before + m.run.tokens * len(m.run.ends_s), bs) - blocks_for(before, bs)
+    need, host = int(grown.sum()), int(grown[m.engine.storing].sum())
+    return "" if need <= kv.free and host <= kv.host_free else f"GPU {need} of {kv.free} blocks, host {host} of {kv.host_free}"
+
+
+def _durations(m: Moment) -> str:
+    e, run, q = m.engine, m.run, m.engine.requests
+    decodes = len(e.decoding)
+    kv, chunks = float(q.computed_tokens[e.decoding].sum()), run.rows[decodes:]
+    tokens, pairs = decodes, 0.0
+    if len(chunks):
+        chunk, done = np.broadcast_to(run.tokens, len(run.rows))[decodes:], q.computed_tokens[chunks]
+        tokens, pairs = decodes + int(chunk.sum()), float((chunk * (done + chunk / 2)).sum())
+    true_s = np.array([e.machine.latency.step_s(tokens, kv + step * decodes, pairs, len(run.rows)) for step in range(len(run.ends_s))])
+    took_s = np.diff(run.ends_s, prepend=run.start_s)
+    late = len(e.storing) and not e.write_through.exact
+    fine = (took_s >= true_s - _tolerance(run.ends_s[-1])) & (late | (took_s <= true_s + _tolerance(run.ends_s[-1])))
+    return "" if fine.all() else f"steps took {took_s[~fine].tolist()}, the model says {true_s[~fine].tolist()}"
+
+
+def _written(m: Moment) -> str:
+    e, run, q = m.engine, m.run, m.engine.requests
+    if run.kv_left is None:
+        return ""
+    made = np.zeros(q.n)
+    made[run.rows] = run.tokens
+    fresh, steps = made[e.storing], len(run.ends_s)
+    unwritten = q.computed_tokens[e.storing] - q.host_tokens[e.storing]
+    written_s = float((unwritten + fresh * steps - run.kv_left).sum()) * e.d2h.block_s / e.machine.block_size
+    free_s = run.ends_s[-1] - min(max(e.d2h.free_s, run.start_s), run.ends_s[-1])
+    fine = (run.kv_left >= fresh) & (run.kv_left <= unwritten + fresh * steps + 1e-6)
+    return "" if fine.all() and written_s <= free_s + 1e-6 else f"left {run.kv_left.tolist()} of {unwritten.tolist()}, {written_s} s in {free_s} s"
+
+
+# ---- the end: nobody is left
+
+def _returned(m: Moment) -> str:
+    kv = m.engine.kv
+    return "" if kv.free == kv.total and kv.host_free == kv.host_total else f"GPU {kv.free} of {kv.total}, host {kv.host_free} of {kv.host_total}"
+
+
+def _segments(m: Moment) -> str:
+    id, token_s, start, stop = m.engine.clock.segments()
+    told = np.bincount(id, weights=stop - start + ~np.isnan(token_s), minlength=len(m.tally.output))
+    off = (told != m.tally.output).nonzero()[0]
+    return "" if not len(off) else f"ids {off.tolist()}, in segments {told[off].tolist()}, delivered {m.tally.output[off].tolist()}"
+
+
+STATE = (
+    Invariant(1, "every request that arrived is unfinished, in exactly one row in order of arrival, or finished", _places),
+    Invariant(2, "GPU blocks: free + held = total, never negative", _gpu_blocks),
+    Invariant(3, "host blocks: free + held = total, never negative", _host_blocks),
+    Invariant(4, "requests that hold GPU blocks have a seat each", _seats),
+    Invariant(5, "a request has KV exactly when it is not NONE, and less than its prompt and output", _kv),
+    Invariant(6, "a host copy is never larger than the KV, and complete for HOST and LOADING", _copies),
+    Invariant(7, "decoders are resident, with KV of prompt + output - 1", _decoders),
+    Invariant(8, "output counters equal the tokens delivered, and stay below the final length until the request goes", _outputs),
+    Invariant(9, "the engine's counters equal what was seen", _counters),
+    Invariant(10, "requests in flight equal copies under way", _in_flight),
+    Invariant(11, "the clock never goes back, and the GPU is not busier than the clock", _clock),
+    Invariant(12, "a link moves the blocks ordered, at its speed, one copy at a time", _links),
+    Invariant(13, "readers stand where reading token by token has brought them", _readers),
+)
+DECISION = (
+    Invariant(14, "at one instant everything else goes first and the decision last", _last_of_the_instant),
+    Invariant(15, "the view shows the engine, and nothing in it can be written", _view),
+)
+RUN = (
+    Invariant(16, "a batch: residents, once each, within the token budget; who completes its prompt speaks", _batch),
+    Invariant(17, "steps follow each other, and each request's tokens do", _order_in_time),
+    Invariant(18, "what a run computes fits the free blocks of both tiers", _room),
+    Invariant(19, "a step lasts as long as the latency model says; only a late chunk makes it longer", _durations),
+    Invariant(20, "write-through writes what exists, in the time the link has left", _written),
+)
+END = (
+    Invariant(21, "when nobody is left, all blocks are free", _returned),
+    Invariant(22, "tokens delivered equal the sum of the segments", _segments),
+)
+
+_NO_RUN = Run(0.0, np.empty(0), np.empty(0, np.int64), 0, np.empty(0, np.int64))
+_NO_VIEW: View = None  # type: ignore[assignment]
+
+
+class Audit:
+    """A Watch that raises InvariantBroken at the first contradiction. `also`: another Watch that sees the same."""
+
+    def __init__(self, also: Watch | None = None) -> None:
+        self.also, self.tally = also, Tally()
+        self.decisions = self.runs = 0
+        self._engine: Engine | None = None
+
+    def decided(self, engine: Engine, view: View, plan: Plan) -> None:
+        self._engine = engine
+        self.decisions += 1
+        self.tally.count.decisions += 1
+        self._check(STATE + DECISION, Moment(engine, self.tally, view, plan, _NO_RUN))
+        self._meet(engine)
+        self._book_plan(engine, view, plan)
+        if self.also:
+            self.also.decided(engine, view, plan)
+
+    def ran(self, engine: Engine, run: Run) -> None:
+        self.runs += 1
+        self._check(STATE + RUN, Moment(engine, self.tally, _NO_VIEW, engine.plan, run))
+        self._meet(engine)
+        self._book_run(engine, run)
+        if self.also:
+            self.also.ran(engine, run)
+
+    def close(self) -> None:
+        """After the run: whatever must hold when nobody is left; nothing to say when somebody is."""
+        engine = self._engine
+        if engine is not None and not engine.requests.n:
+            self._check(STATE + END, Moment(engine, self.tally, _NO_VIEW, engine.plan, _NO_RUN))
+
+    @staticmethod
+    def _check(invariants: tuple[Invariant, ...], moment: Moment) -> None:
+        for invariant in invariants:
+            numbers = invariant.broken(moment)
+            if numbers:
+                raise InvariantBroken(invariant.number, invariant.sentence, f"{numbers} (at {moment.engine.env.now:.9f} s)")
+
+    def _meet(self, engine: Engine) -> None:
+        self.tally.know(engine.requests.id[: engine.requests.n].copy())
+        self.tally.now_s = engine.env.now
+
+    def _book_plan(self, engine: Engine, view: View, plan: Plan) -> None:
+        tally, count, bs = self.tally, self.tally.count, engine.machine.block_size
+        drop, leave, load = view.rows(plan.drop), view.rows(plan.offload), view.rows(plan.load)
+        here = view.residency[drop] == Residency.GPU
+        count.drops += int(here.sum())
+        count.copies_given_up += int((~here).sum())
+        count.lost_tokens += int(view.computed_tokens[drop].sum())
+        count.offloads, count.loads, count.forgets = count.offloads + len(leave), count.loads + len(load), count.forgets + len(plan.forget)
+        kv, host = view.computed_tokens[leave], view.host_tokens[leave]
+        writes = host < kv
+        count.unwritten_tokens += float((kv - host)[writes].sum())
+        tally.d2h_blocks += int((blocks_for(kv, bs) - host.astype(np.int64) // bs)[writes].sum())
+        tally.h2d_blocks += int(blocks_for(view.computed_tokens[load], bs).sum())
+
+    def _book_run(self, engine: Engine, run: Run) -> None:
+        tally, count, q = self.tally, self.tally.count, engine.requests
+        steps, decodes = len(run.ends_s), len(engine.decoding)
+        chunk = np.broadcast_to(run.tokens, len(run.rows))[decodes:]
+        if len(chunk):
+            count.prefill_steps, count.prefill_s = count.prefill_steps + 1, count.prefill_s + float(run.ends_s[-1]) - run.start_s
+            count.prefill_tokens += int(chunk.sum())
+            count.recomputed_tokens += int(chunk[q.preemptions[run.rows[decodes:]] > 0].sum())
+        else:
+            count.decode_steps, count.decode_s = count.decode_steps + steps, count.decode_s + float(run.ends_s[-1]) - run.start_s
+        count.decode_tokens += steps * decodes
+        ids = q.id[run.speakers]
+        tally.output[ids] += steps
+        tally.token_s[ids] = run.ends_s[-1]
+        read_s, gap_s = tally.read_s[ids], 1.0 / q.consumption_rate[run.speakers]
+        for end_s in run.ends_s:
+            read_s = np.maximum(end_s, read_s + gap_s)
+        tally.read_s[ids] = read_s
+        tally.run_end_s = float(run.ends_s[-1])
+        over = run.speakers[q.output_tokens[run.speakers] + steps == q.final_tokens[run.speakers]]
+        tally.alive = np.setdiff1d(tally.alive, q.id[over])
+
+
+# ---- records
+
+def check_records(records: Records, asked: npt.ArrayLike | None = None) -> None:
+    """Every request of the trace got exactly one fate, and its record agrees with its token times.
+
+    `asked`: output tokens of each request in the trace, which the completed ones must have got.
+    """
+    fate, tokens = records.fate, records.tokens
+    times = [records.token_times_s(id) for id in range(len(fate))]
+    known = np.isin(fate, (Fate.COMPLETED, Fate.REJECTED, Fate.UNFINISHED))
+    _records(23, "every row of the trace gets exactly one fate", known, fate)
+    wanted = tokens if asked is None else np.asarray(asked)
+    done = fate == Fate.COMPLETED
+    full = np.where(done, (tokens >= 1) & (tokens == wanted), np.where(fate == Fate.REJECTED, tokens == 0, tokens <= wanted))
+    _records(24, "completed means every token delivered, rejected none", full, tokens)
+    same = np.array([len(t) == n for t, n in zip(times, tokens.tolist())])
+    _records(25, "a request's token times are as many as its tokens", same, tokens)
+    rising = np.array([bool((np.diff(t) > 0).all()) for t in times])
+    _records(26, "a request's token times rise", rising, tokens)
+    ends = np.array([(t[0], t[-1]) if len(t) else (np.nan, np.nan) for t in times]).reshape(-1, 2)
+    first = np.where(tokens > 0, (records.first_s == ends[:, 0]) & (ends[:, 0] > records.sent_s), np.isnan(records.first_s))
+    last = np.where(done, np.abs(records.last_s - ends[:, 1]) <= _tolerance(ends[:, 1]), True)
+    _records(27, "first and last token are those of the token times", first & last, records.first_s)
+
+
+def _records(number: int, sentence: str, holds: Bools, numbers: npt.NDArray[np.generic]) -> None:
+    if not holds.all():
+        raise InvariantBroken(number, sentence, f"requests {(~holds).nonzero()[0].tolist()}, {numbers[~holds].tolist()}")
+
+
+def _rows(m: Moment, holds: Bools, numbers: npt.NDArray[np.generic]) -> str:
+    if holds.all():
+        return ""
+    q, bad = m.engine.requests, (~holds).nonzero()[0]
+    return f"ids {q.id[bad].tolist()}, residency {q.residency[bad].tolist()}, {numbers[bad].tolist()}"
+
+
+def _tolerance(time_s: float | Floats) -> float | Floats:
+    return _TIME_S * (1.0 + abs(time_s))

@@ -1,0 +1,201 @@
+"""From the words of a command line to a policy object: `NAME`, `file.py:Class`, `module:Class`, each with arguments.
+
+    vllm    tokenflow[offload=false,interval_s=0.5]    my_policy.py:Mine    my_package.policies:Mine
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, NoneType, UnionType
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+
+from policies import POLICIES
+from policies.api import Policy
+from traces import BadInput
+
+_TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A policy, and what to call it."""
+
+    label: str
+    policy: Policy
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a policy's constructor."""
+
+    name: str
+    hint: Any           #: its type
+    default: Any        #: `inspect.Parameter.empty` when it has none
+
+    def __str__(self) -> str:
+        return self.name if self.default is inspect.Parameter.empty else f"{self.name}={self.default}"
+
+
+def choose(spec: str, arguments: Sequence[str] = ()) -> Choice:
+    """The policy that `spec` names, with the arguments in its brackets and those given ("key=value")."""
+    match = re.fullmatch(r"([^\[\]]*)(?:\[([^\[\]]*)\])?", spec.strip())
+    if not match or not match[1]:
+        raise BadInput("policy", repr(spec), "must be a name, file.py:Class or module:Class, with arguments as in name[key=value,...]")
+    name, bracketed = match[1].strip(), [part.strip() for part in (match[2] or "").split(",") if part.strip()]
+    make, title = _maker(name)
+    given = _typed(name, make, [*bracketed, *arguments])
+    try:
+        policy = make(**given)
+    except Exception as error:
+        raise BadInput("policy", _place(error, name), f"cannot be made: {type(error).__name__}: {error}") from error
+    if not callable(getattr(policy, "plan", None)):
+        raise BadInput("policy", name, "has no method plan(view)")
+    said = ",".join([*bracketed, *arguments])
+    return Choice(title + (f"[{said}]" if said else ""), policy)
+
+
+def choose_all(specs: str) -> list[Choice]:
+    """The policies of a comma-separated list; commas in brackets belong to the arguments."""
+    choices = [choose(spec) for spec in re.split(r",(?![^\[]*\])", specs)]
+    labels = [choice.label for choice in choices]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise BadInput("--policies", label, "is listed twice")
+    return choices
+
+
+def arguments_of(make: Callable[..., Policy]) -> list[Argument]:
+    """What the constructor of a policy takes."""
+    kind: type = make if isinstance(make, type) else type(make())
+    changed = None if isinstance(make, type) else make()        # a variant of a class has defaults of its own
+    hints = get_type_hints(kind.__init__)
+    return [Argument(p.name, hints.get(p.name, type(p.default)), getattr(changed, p.name, p.default))
+            for p in list(inspect.signature(kind.__init__).parameters.values())[1:]
+            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+# ---- the class
+
+def _maker(name: str) -> tuple[Callable[..., Policy], str]:
+    """What makes the policy, and its title."""
+    if name in POLICIES:
+        return POLICIES[name], name
+    source, colon, attribute = name.rpartition(":")
+    if not colon and not name.endswith(".py"):
+        raise BadInput("policy", repr(name), f"unknown; known are {', '.join(POLICIES)}; your own: file.py:Class or module:Class")
+    if not source or not attribute:
+        raise BadInput("policy", repr(name), "names no class: must be file.py:Class or module:Class")
+    module = _from_file(Path(source)) if source.endswith(".py") else _from_module(source)
+    make = getattr(module, attribute, None)
+    if make is None:
+        found = [each for each, value in vars(module).items() if isinstance(value, type) and hasattr(value, "plan")
+                 and value.__module__ == module.__name__]
+        raise BadInput("policy", source, f"has no {attribute}; policies in it: {', '.join(found) or 'none'}")
+    if not callable(make):
+        raise BadInput("policy", name, f"is no class but {type(make).__name__}")
+    return cast(Callable[..., Policy], make), attribute
+
+
+def _from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise BadInput("policy", str(path), "there is no such file")
+    spec = importlib.util.spec_from_file_location(f"tokenflow_policy_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module             # where dataclasses look up the names in annotations
+    with _imported(str(path)):
+        spec.loader.exec_module(module)
+    return module
+
+
+def _from_module(name: str) -> ModuleType:
+    sys.path.insert(0, os.getcwd())             # as `python -m` does; a console script has it not
+    try:
+        with _imported(name):
+            return importlib.import_module(name)
+    finally:
+        sys.path.remove(os.getcwd())
+
+
+@contextmanager
+def _imported(what: str) -> Iterator[None]:
+    """Whatever importing a user's file raises, in one line with the place in that file."""
+    try:
+        yield
+    except SyntaxError as error:
+        raise BadInput("policy", f"{error.filename}:{error.lineno}", f"{type(error).__name__}: {error.msg}") from error
+    except (Exception, SystemExit) as error:
+        raise BadInput("policy", _place(error, what), f"cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _place(error: BaseException, otherwise: str) -> str:
+    """file:line where a user's code raised, leaving out the frames of this file and of the import system."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__)
+              if frame.filename != __file__ and not frame.filename.startswith("<frozen")]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else otherwise
+
+
+# ---- its arguments
+
+def _typed(name: str, make: Callable[..., Policy], given: Sequence[str]) -> dict[str, Any]:
+    """"key=value" texts as keyword arguments of the types that the constructor declares."""
+    if not given:
+        return {}
+    known = {argument.name: argument for argument in arguments_of(make)}
+    typed: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not key:
+            raise BadInput("--policy-arg", repr(text), "must be key=value")
+        if key not in known:
+            raise BadInput("--policy-arg", key, f"{name} has no such argument; it has {', '.join(map(str, known.values())) or 'none'}")
+        if key in typed:
+            raise BadInput("--policy-arg", key, "is given twice")
+        try:
+            typed[key] = _value(value, known[key].hint)
+        except ValueError as error:
+            raise BadInput("--policy-arg", text, f"{error} (default {known[key].default})") from None
+    return typed
+
+
+def _value(text: str, hint: Any) -> Any:
+    """The text as a value of this type; ValueError says what it must be."""
+    if get_origin(hint) in (Union, UnionType):
+        for each in sorted(get_args(hint), key=lambda each: (each is not NoneType, each is str)):
+            try:
+                return _value(text, each)
+            except ValueError as error:
+                why = error
+        raise why
+    if get_origin(hint) is Literal:
+        for choice in get_args(hint):
+            if text == str(choice):
+                return choice
+        raise ValueError(f"must be one of {', '.join(map(str, get_args(hint)))}")
+    if hint is NoneType and text.lower() in ("none", "null"):
+        return None
+    if hint is bool and text.lower() in _TRUTH:
+        return _TRUTH[text.lower()]
+    if hint is int or hint is float:
+        try:
+            number = hint(text)
+        except ValueError:
+            raise ValueError(f"must be a {'whole ' if hint is int else ''}number") from None
+        if number != number:
+            raise ValueError("must not be NaN")
+        return number
+    if hint is str:
+        return text
+    names = {NoneType: "none", bool: "true or false"}
+    raise ValueError(f"must be {names[hint]}" if hint in names else f"is of a type that no command line gives: {hint}")

@@ -1,0 +1,184 @@
+"""What `simulate` returns: the summary, one row per request, every token's time; and the check that nothing was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cached_property
+from math import isfinite
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from policies import POLICIES
+from policies.api import Floats, Policy
+from traces import BadInput, Trace
+
+from .counters import Counters
+from .machine import Machine
+from .metrics import PerRequest, per_request, serving_summary
+from .records import Fate, Records
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+class Miscount(RuntimeError):
+    """A request or a token appeared or got lost: an error of this program, never of its input."""
+
+
+@dataclass(eq=False)
+class Result:
+    """One finished run. Everything in `summary` is computed at construction, `requests` when asked for."""
+
+    trace: Trace
+    rates: Floats                       #: tokens per second that each reader takes, shape (n,)
+    records: Records
+    counters: Counters
+    machine: Machine
+    policy: Policy                      #: as it was given, before the run
+    provenance: Mapping[str, Any]       #: what the machine's figures rest on
+    settings: Mapping[str, Any]         #: of the run: consume_rate, max_concurrency, ..., seed
+    links: Mapping[str, float]          #: bytes moved and seconds busy
+    end_s: float                        #: when the simulation stopped
+    label: str                          #: the policy's name in tables
+    metrics: PerRequest = field(init=False)
+    summary: dict[str, Any] = field(init=False)     #: flat, ready for JSON: None where undefined
+
+    def __post_init__(self) -> None:
+        check_conservation(self.trace, self.records, self.counters)
+        self.metrics = per_request(self.trace, self.rates, self.records)
+        served = serving_summary(self.trace, self.rates, self.records, self.metrics, self.end_s)
+        worked = engine_summary(self.counters, self.links, served["duration"])
+        self.summary = {key: _plain(value) for key, value in (served | worked | self._description()).items()}
+
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """One row per request of the trace, in its order; NaN where undefined or not given."""
+        trace, records, metrics = self.trace, self.records, self.metrics
+        reading, read = metrics.reading, ~np.isnan(metrics.reading.rebuffer_s)
+        return {
+            "id": np.arange(len(trace)),
+            "arrival_s": trace.arrival_s,
+            "sent_s": records.sent_s,
+            "input_tokens": trace.input_tokens,
+            "output_tokens": trace.output_tokens,
+            "class": trace.klass,
+            "consume_tps": self.rates,
+            "fate": np.array(Fate.NAMES, object)[records.fate],
+            "reason": records.reason,
+            "delivered_tokens": records.tokens,
+            "first_token_s": records.first_s,
+            "ttft_s": metrics.ttft_s,
+            "tpot_s": metrics.tpot_s,
+            "e2e_s": metrics.e2e_s,
+            "rebuffer_s": reading.rebuffer_s,
+            "rebuffers": np.where(read, reading.rebuffers, np.nan),
+            "effective_tokens": reading.effective_tokens,
+            "preemptions": records.preemptions,
+        }
+
+    @cached_property
+    def requests(self) -> DataFrame:
+        """`columns` as a table, a row per request."""
+        from pandas import DataFrame
+        return DataFrame(self.columns()).astype({"rebuffers": "Int64"})
+
+    def token_times_s(self, id: int) -> Floats:
+        """Times of the tokens of the request in row `id` of the trace, ascending; empty when it got none."""
+        if not 0 <= id < len(self.trace):
+            raise BadInput("request", str(id), f"the trace has requests 0 to {len(self.trace) - 1}")
+        return self.records.token_times_s(id)
+
+    def save(self, directory: str | PathLike[str]) -> Path:
+        """Write run.json, requests.csv and host.json into a new or empty directory, all of them or nothing."""
+        from .saving import save_run
+        return save_run(self, Path(directory))
+
+    def _description(self) -> dict[str, Any]:
+        machine = asdict(self.machine)
+        latency = {f"latency_{name}": value for name, value in machine.pop("latency").items()}
+        pools = {"kv_tokens": self.machine.kv_blocks * self.machine.block_size,
+                 "host_kv_tokens": self.machine.host_kv_blocks * self.machine.block_size}
+        return {"policy": self.label, "policy_args": described(self.policy), **self.provenance, "trace": self.trace.source,
+                **self.settings, **pools, **machine, **latency}
+
+
+def engine_summary(count: Counters, links: Mapping[str, float], duration: float) -> dict[str, Any]:
+    """What the engine did, flat; the two link utilisations and the GPU's are shares of `duration`."""
+    return {
+        "preemptions": count.preemptions,
+        "offloads": count.offloads,
+        "drops": count.drops,
+        "loads": count.loads,
+        "forgets": count.forgets,
+        "copies_given_up": count.copies_given_up,
+        "recomputed_tokens": count.recomputed_tokens,
+        "lost_tokens": count.lost_tokens,
+        "unwritten_tokens": count.unwritten_tokens,
+        "overlaps": count.overlaps,
+        **links,
+        "h2d_utilisation": links["h2d_busy_s"] / duration,
+        "d2h_utilisation": links["d2h_busy_s"] / duration,
+        "gpu_busy_share": (count.decode_s + count.prefill_s) / duration,
+        "decisions": count.decisions,
+        "decode_steps": count.decode_steps,
+        "prefill_steps": count.prefill_steps,
+        "prefill_tokens": count.prefill_tokens,
+    }
+
+
+def check_conservation(trace: Trace, records: Records, count: Counters) -> None:
+    """Miscount unless every request has one fate and every token one time."""
+    def must(holds: npt.NDArray[np.bool_], law: str) -> None:
+        if not holds.all():
+            raise Miscount(f"{law}: broken for requests {(~holds).nonzero()[0][:10].tolist()}")
+
+    fate, n = records.fate, len(trace)
+    done = fate == Fate.COMPLETED
+    must(done | (fate == Fate.REJECTED) | (fate == Fate.UNFINISHED), "every request has a fate")
+    must(~done | (records.tokens == trace.output_tokens), "a completed request has its whole output")
+    must((fate != Fate.REJECTED) | (records.tokens == 0), "a rejected request has no token")
+    must((fate != Fate.UNFINISHED) | (records.tokens < trace.output_tokens), "an unfinished request lacks a token")
+    prefilled, decoded = ~np.isnan(records.segment_token_s), records.segment_stop - records.segment_start
+    timed = np.bincount(records.segment_id, prefilled + decoded, n)
+    must(timed == records.tokens, "every token delivered has a time")
+    must(~done | (records.sent_s <= records.first_s) & (records.first_s <= records.last_s), "sent, first token, last token")
+    if int(decoded.sum()) != count.decode_tokens:
+        raise Miscount(f"tokens that decode steps put out: {count.decode_tokens} counted, {int(decoded.sum())} delivered")
+
+
+def described(policy: Policy) -> str:
+    """The policy's arguments, "name=value, ..."; empty when it is no dataclass."""
+    return ", ".join(f"{name}={_shown(value)}" for name, value in _arguments(policy).items())
+
+
+def name_of(policy: Policy) -> str:
+    """The registered name of this very policy, else its class with the arguments that are not the default."""
+    for name, make in POLICIES.items():
+        if make() == policy:
+            return name
+    try:
+        default = _arguments(type(policy)())
+    except TypeError:       # it has no default
+        default = {}
+    own = ",".join(f"{name}={_shown(value)}" for name, value in _arguments(policy).items() if default.get(name, ...) != value)
+    return type(policy).__name__ + (f"[{own}]" if own else "")
+
+
+def _arguments(policy: Policy) -> dict[str, Any]:
+    return {f.name: getattr(policy, f.name) for f in fields(policy) if f.init} if is_dataclass(policy) else {}
+
+
+def _shown(value: Any) -> str:
+    """The value as text that is the same in every run: no addresses in memory."""
+    return repr(value) if isinstance(value, bool | int | float | str | None) else type(value).__name__
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON has: numpy's scalars become Python's, NaN and infinity None."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not isfinite(value) else value

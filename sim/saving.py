@@ -1,0 +1,192 @@
+"""Results on disk: a directory that appears whole or not at all, and is never overwritten.
+
+    run.json        what was run and its summary, flat; the same seed gives the same bytes
+    requests.csv    one row per request of the trace
+    host.json       when, where, with which versions and at what price it was computed
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from importlib import metadata
+from itertools import count
+from pathlib import Path
+from secrets import token_hex
+from types import TracebackType
+from typing import Any, Self
+
+from traces import BadInput
+
+from .result import Result
+
+DEFAULT_ROOT = Path("tokenflow-out")
+_PACKAGES = ("tokenflow-lab", "simpy", "numpy", "pydantic")
+_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
+
+
+class Draft:
+    """A directory under a passing name, which `publish` gives its own. Left unpublished, it disappears.
+
+    Its target is `target`, or the first free `tokenflow-out/<command>-<n>`. Entering raises BadInput when the target is taken or
+    nothing can be written there, before any work is done.
+    """
+
+    def __init__(self, target: Path | None, command: str) -> None:
+        self._shown, self._command = target or DEFAULT_ROOT, command
+        self._target = target
+        self._made: list[Path] = []         # parents that were not there before
+
+    def __enter__(self) -> Self:
+        with _one_line(self._shown):
+            if self._target is not None:
+                self._target = self._target.resolve()
+                _must_be_free(self._target, self._shown)
+            parent = DEFAULT_ROOT if self._target is None else self._target.parent
+            for folder in reversed((parent, *parent.parents)):
+                if not folder.exists():
+                    folder.mkdir(exist_ok=True)
+                    self._made.append(folder)
+            self._path = parent / f".tokenflow-{token_hex(4)}.partial"
+            self._path.mkdir()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+        shutil.rmtree(self._path, ignore_errors=True)
+        for folder in reversed(self._made):
+            with suppress(OSError):         # not empty: it holds results
+                folder.rmdir()
+
+    def write(self, name: str, text: str) -> None:
+        with _one_line(self._shown):
+            file = self._path / name
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(text.encode())
+
+    def publish(self) -> Path:
+        """The draft becomes the result; where it is now, as the user would write it."""
+        with _one_line(self._shown):
+            if self._target is not None:
+                _must_be_free(self._target, self._shown)
+                self._path.rename(self._target)
+                return self._shown
+            for n in count(1):
+                target = DEFAULT_ROOT / f"{self._command}-{n}"
+                if not os.path.lexists(target) and _renamed(self._path, target):
+                    break
+            return target
+
+
+def save_run(result: Result, directory: Path) -> Path:
+    """One run into a new or empty directory."""
+    with Draft(directory, "run") as draft:
+        write_run(draft, result, "")
+        draft.write("host.json", as_json(host_facts()))
+        return draft.publish()
+
+
+def write_run(draft: Draft, result: Result, folder: str) -> None:
+    """run.json and requests.csv, into a folder of the draft when one is named."""
+    draft.write(f"{folder}/run.json".lstrip("/"), as_json(run_facts(result)))
+    draft.write(f"{folder}/requests.csv".lstrip("/"), as_csv(result.columns()))
+
+
+def run_facts(result: Result) -> dict[str, Any]:
+    """What run.json holds: the version, and the summary."""
+    return {"tokenflow_lab": _version("tokenflow-lab")} | result.summary
+
+
+def comparison_facts(results: Mapping[str, Result]) -> dict[str, Any]:
+    """What compare.json holds: what run.json would, by policy."""
+    return {"policies": {label: run_facts(result) for label, result in results.items()}}
+
+
+def comparison_columns(results: Mapping[str, Result]) -> dict[str, list[Any]]:
+    """What compare.csv holds: one row per policy."""
+    facts = [run_facts(result) for result in results.values()]
+    return {"policy": [fact["policy"] for fact in facts]} | {key: [fact.get(key) for fact in facts] for key in dict.fromkeys(
+        key for fact in facts for key in fact)}
+
+
+def host_facts(simulate_cpu_s: Mapping[str, float] | None = None, command: Sequence[str] | None = None) -> dict[str, Any]:
+    """What host.json holds: everything about a result that its input does not determine. CPU seconds by policy."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "command": list(sys.argv if command is None else command),
+        "simulate_cpu_s": dict(simulate_cpu_s or {}),
+        "process_cpu_s": time.process_time(),
+    }
+
+
+def folder_name(label: str) -> str:
+    """A policy's label as the name of a folder, without what shells and file systems take for something else."""
+    return re.sub(r"[^\w.=,+-]+", "_", label).strip("_.") or "policy"
+
+
+def as_json(facts: Mapping[str, Any]) -> str:
+    return json.dumps(facts, indent=2, allow_nan=False) + "\n"
+
+
+def as_csv(columns: Mapping[str, Any]) -> str:
+    """Columns (arrays or lists) as CSV; NaN and None are empty cells."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*(["" if cell != cell else cell for cell in _listed(column)] for column in columns.values())))
+    return text.getvalue()
+
+
+def _listed(column: Any) -> list[Any]:
+    return column if isinstance(column, list) else list(column.tolist())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:       # run from a checkout that is not installed
+        return None
+
+
+@contextmanager
+def _one_line(where: Path) -> Iterator[None]:
+    try:
+        yield
+    except BadInput:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:        # ValueError: a NUL in the name; RuntimeError: a loop of links
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise BadInput("output directory", str(where), f"cannot be written: {why.lower()}") from error
+
+
+def _must_be_free(target: Path, shown: Path) -> None:
+    if target.is_dir():
+        if any(target.iterdir()):
+            raise BadInput("output directory", str(shown), "is not empty; results are never overwritten")
+    elif os.path.lexists(target):
+        raise BadInput("output directory", str(shown), "is a file")
+
+
+def _renamed(path: Path, target: Path) -> bool:
+    """Whether the name was still free."""
+    try:
+        path.rename(target)
+    except OSError as error:
+        if error.errno in _TAKEN:
+            return False
+        raise
+    return True

@@ -1,0 +1,56 @@
+"""Random machines and bursts of requests, from one seed each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.latency import LatencyModel
+from sim.machine import Machine
+
+H200 = LatencyModel(weights_s=4.98e-3, token_s=1.85e-5, kv_token_s=2.84e-8, pair_s=9.3e-10, seq_s=3.05e-6, knee=1.77, host_s=8e-4)
+A100 = LatencyModel(weights_s=9.5e-3, token_s=6.0e-5, kv_token_s=7.5e-8, pair_s=3.1e-9, seq_s=2.2e-5, knee=1.6, host_s=1e-3)
+
+
+class Ask(NamedTuple):
+    """One request of a load."""
+
+    arrival_s: float
+    prompt_tokens: int
+    output_tokens: int
+    consumption_rate: float
+    priority: float
+    ttft_slo_s: float
+    tpot_slo_s: float
+    reader: bool
+
+
+def load(seed: int, requests: int, longest_prompt: int = 1500, longest_output: int = 400) -> list[Ask]:
+    """Poisson arrivals, in some loads half of them at one instant."""
+    rng = np.random.default_rng([seed, 1])
+    gaps = rng.exponential(1 / rng.uniform(2, 20), requests) * (rng.random(requests) > rng.choice([0.0, 0.5]))
+    slo = rng.choice([np.nan, 0.5, 2.0], (2, requests))
+    return [Ask(*ask) for ask in zip(gaps.cumsum().tolist(), rng.integers(1, longest_prompt, requests).tolist(),
+                                     rng.integers(1, longest_output, requests).tolist(), rng.uniform(3, 40, requests).tolist(),
+                                     rng.choice([0.5, 1.0, 4.0], requests).tolist(), slo[0].tolist(), (slo[1] / 10).tolist(),
+                                     (rng.random(requests) < 0.9).tolist())]
+
+
+def machine(seed: int, tight: bool, host: str, longest: int = 1900) -> Machine:
+    """`tight`: hardly more GPU blocks than the longest request; host: "none", "tight" or "ample"."""
+    rng = np.random.default_rng([seed, 2])
+    block_size = int(rng.choice([1, 16, 32]))
+    tokens = longest * (rng.uniform(1.1, 4.0) if tight else 20)
+    host_tokens = {"none": 0.0, "tight": tokens * rng.uniform(0.2, 0.8), "ample": 5 * tokens}[host]
+    max_seqs = int(rng.choice([8, 24, 64]))
+    beliefs = [(1.0, 1.0), (1.0, 1.0), (1.6, 1.0), (0.6, 1.5), (1.0, 0.5)][int(rng.integers(5))]
+    rate = float(rng.choice([0.4e9, 4e9, 25e9]))
+    return Machine((H200, A100)[seed % 2], int(tokens // block_size) + 1, int(host_tokens // block_size), block_size, max_seqs=max_seqs,
+                   max_step_tokens=int(rng.choice([max_seqs, 256, 2048])), h2d_bytes_per_s=rate, d2h_bytes_per_s=rate * float(rng.choice([0.5, 1.0])),
+                   copies_per_block=int(rng.choice([1, 64])), believed_step=beliefs[0], believed_link=beliefs[1])
+
+
+def slower_links(exact: Machine, factor: float) -> Machine:
+    return replace(exact, h2d_bytes_per_s=exact.h2d_bytes_per_s / factor, d2h_bytes_per_s=exact.d2h_bytes_per_s / factor)

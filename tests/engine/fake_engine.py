@@ -1,0 +1,234 @@
+"""vLLM's real scheduler on a virtual clock: a stub configuration, a model that always says 7, and links that only take time."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Generator
+from types import SimpleNamespace as Stub
+from typing import Any
+
+import numpy as np
+import simpy
+import torch
+from vllm.config import CacheConfig, ObservabilityConfig, ParallelConfig, SchedulerConfig
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1
+from vllm.sampling_params import SamplingParams
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
+from vllm.v1.request import Request, RequestStatus
+
+from calibrate.engine.host_tier import Chunk
+from calibrate.engine.scheduler import PlanScheduler
+from cases import Ask
+from policies.api import HOLDS_BLOCKS, Plan, Policy, Residency, View, blocks_for
+from recording import Recording
+from sim.beliefs import Beliefs
+from sim.link import Link
+from sim.machine import Machine
+from sim.write_through import WriteThrough
+
+LONGEST = 16_384    # tokens; vLLM ends a request there
+
+
+class FakeHost(KVConnectorBase_V1):
+    """A host tier and KV connector whose copies take link time and move nothing."""
+
+    def __init__(self, env: simpy.Environment, machine: Machine, wake: Callable[[], None]) -> None:
+        # The base class wants a whole engine configuration, of which nothing is needed here.
+        self._env, self._wake, self.total_blocks, self._block_size = env, wake, machine.host_kv_blocks, machine.block_size
+        self._h2d = Link(env, machine.block_copy_s(machine.h2d_bytes_per_s))
+        self._d2h = Link(env, machine.block_copy_s(machine.d2h_bytes_per_s))
+        self._write_through = WriteThrough(machine, self._d2h)
+        self._to_load: dict[str, int] = {}
+        self._landed: dict[str, float] = {}         # vLLM does not know yet
+        self._across: list[tuple[str, float]] = []
+        self._chunks: list[Chunk] = []
+        self._unwritten: list[float] = []
+
+    h2d_free_s = property(lambda self: self._h2d.free_s)
+    d2h_free_s = property(lambda self: self._d2h.free_s)
+
+    # ---- for the scheduler's plans
+
+    def evict(self, request_id: str, blocks: int) -> None:
+        def done() -> None:
+            self._across.append((request_id, self._env.now))
+            self._wake()
+        self._d2h.copy(blocks, done)
+
+    def load(self, request_id: str, tokens: int) -> None:
+        self._to_load[request_id] = tokens
+
+    def forget(self, request_id: str) -> None:
+        pass
+
+    def write(self, chunks: list[Chunk]) -> None:
+        self._chunks = chunks
+
+    def unwritten(self) -> list[float]:
+        return self._unwritten
+
+    def across(self) -> list[tuple[str, float]]:
+        across, self._across = self._across, []
+        return across
+
+    # ---- for vLLM
+
+    def get_num_new_matched_tokens(self, request: Request, num_computed_tokens: int) -> tuple[int, bool]:
+        return self._to_load.get(request.request_id, 0), request.request_id in self._to_load
+
+    def update_state_after_alloc(self, request: Request, blocks: Any, num_external_tokens: int) -> None:
+        def done() -> None:
+            self._landed[request.request_id] = self._env.now
+            self._wake()
+        if num_external_tokens:
+            assert self._to_load.pop(request.request_id) == num_external_tokens
+            assert all(len(group) == -(-num_external_tokens // self._block_size) for group in blocks.get_block_ids())
+            self._h2d.copy(-(-num_external_tokens // self._block_size), done)
+
+    def update_connector_output(self, connector_output: KVConnectorOutput) -> None:
+        self._across += [(name, self._landed.pop(name)) for name in connector_output.finished_recving or ()]
+
+    def build_connector_meta(self, scheduler_output: Any) -> None: ...
+    def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None: ...
+    def wait_for_layer_load(self, layer_name: str) -> None: ...
+    def save_kv_layer(self, *args: Any, **kwargs: Any) -> None: ...
+    def wait_for_save(self) -> None: ...
+
+    # ---- for the virtual GPU
+
+    def output(self) -> KVConnectorOutput:
+        return KVConnectorOutput(finished_recving=set(self._landed) or None)
+
+    def write_during(self, start_s: float, end_s: float) -> float:
+        """Writes what the step hides; returns when the step is over."""
+        if not self._chunks:
+            return end_s
+        _, unwritten, fresh = zip(*self._chunks)
+        self._chunks = []
+        over_s = end_s
+        if not self._write_through.exact:
+            over_s = self._write_through.outlasting(start_s, end_s, float(np.sum(unwritten)))
+        self._unwritten = self._write_through.write(start_s, np.array([end_s]), np.array(unwritten), np.array(fresh, float)).tolist()
+        return over_s
+
+
+class Checked:
+    """Passes decisions on, after holding the scheduler's own account against vLLM's."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+
+    def decided(self, engine: PlanScheduler, view: View, plan: Plan) -> None:
+        held = blocks_for(view.computed_tokens, view.block_size)[HOLDS_BLOCKS[view.residency]].sum()
+        assert held == view.total_blocks - view.free_blocks
+        for stream in engine.streams.values():
+            running = stream.request.status == RequestStatus.RUNNING
+            landed = stream.name in engine.finished_recving_kv_req_ids
+            remote = stream.request.status == RequestStatus.WAITING_FOR_REMOTE_KVS
+            assert {Residency.NONE: not running and not remote, Residency.HOST: not running and not remote, Residency.GPU: running or landed,
+                    Residency.LOADING: remote and not landed, Residency.EVICTING: running or landed}[stream.residency]
+        self.recording.decided(engine, view, plan)
+
+
+def vllm_scheduler(cls: type, machine: Machine, **settings: Any) -> Any:
+    cache = CacheConfig(block_size=machine.block_size, enable_prefix_caching=False)
+    cache.num_gpu_blocks = machine.kv_blocks + 1        # one is vLLM's null block
+    config = Stub(
+        scheduler_config=SchedulerConfig(max_model_len=LONGEST, is_encoder_decoder=False, max_num_batched_tokens=machine.max_step_tokens,
+                                         max_num_seqs=machine.max_seqs, enable_chunked_prefill=True, async_scheduling=False, **settings),
+        cache_config=cache, parallel_config=ParallelConfig(), observability_config=ObservabilityConfig(),
+        model_config=Stub(uses_mrope=False, is_encoder_decoder=False, max_model_len=LONGEST, runner_type="generate", is_diffusion=False,
+                          supports_multimodal_inputs=False, is_multimodal_model=False, return_sampling_mask=False, is_hybrid=False,
+                          enable_return_routed_experts=False),
+        lora_config=None, kv_events_config=None, kv_transfer_config=None, ec_transfer_config=None, speculative_config=None,
+        is_mm_encoder_only=False, num_speculative_tokens=0, num_lookahead_tokens=0, num_prefill_lookahead_tokens=0,
+        max_in_flight_tokens=machine.max_step_tokens, max_concurrent_batches=1, use_v2_model_runner=False,
+        aux_output_config=Stub(enabled=False), ec_manager_config=Stub(get_encoder_cache_manager_obj=lambda: None))
+    layer = FullAttentionSpec(block_size=machine.block_size, num_kv_heads=1, head_size=1, dtype=torch.float32)
+    kv = KVCacheConfig(num_blocks=machine.kv_blocks + 1, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], layer)])
+    grammar = Stub(should_advance=lambda *_: False, grammar_init=lambda *_: None, accept_tokens=lambda *_: True)
+    return cls(vllm_config=config, kv_cache_config=kv, structured_output_manager=grammar, block_size=machine.block_size)
+
+
+class FakeEngine:
+    """The loop of vLLM's engine core (schedule, run, update_from_output) as a SimPy process.
+
+    `policy` None: vLLM's own scheduler, left alone.
+    """
+
+    def __init__(self, load: list[Ask], policy: Policy | None, machine: Machine, **settings: Any) -> None:
+        self.env, self.load, self.machine, self.recording = simpy.Environment(), load, machine, Recording()
+        self.steered, self._asleep = policy is not None, None
+        self.host = FakeHost(self.env, machine, self._wake)
+        self.vllm: Any = vllm_scheduler(PlanScheduler if self.steered else Scheduler, machine, **settings)
+        if self.steered:
+            self.vllm.connector = self.host
+            self.vllm.steer(copy.deepcopy(policy), Beliefs(machine), self.host, clock=lambda: self.env.now, watch=Checked(self.recording))
+
+    def run(self) -> Recording:
+        self.env.process(self._clients())
+        self.env.process(self._gpu())
+        self.env.run()
+        assert not self.vllm.requests, f"stuck at {self.env.now:.3f} s with {len(self.vllm.requests)} requests unfinished"
+        return self.recording
+
+    def _wake(self) -> None:
+        if self._asleep is not None:
+            asleep, self._asleep = self._asleep, None
+            asleep.succeed()
+
+    def _clients(self) -> Generator[simpy.Event, Any, None]:
+        for id, ask in enumerate(self.load):
+            if ask.arrival_s > self.env.now:
+                yield self.env.timeout(ask.arrival_s - self.env.now)
+            reader = {name: value for name, value in ask._asdict().items() if name in
+                      ("consumption_rate", "priority", "ttft_slo_s", "tpot_slo_s", "reader") and value == value}
+            self.vllm.add_request(Request(
+                request_id=str(id), prompt_token_ids=[1] * ask.prompt_tokens, pooling_params=None, arrival_time=self.env.now,
+                sampling_params=SamplingParams(max_tokens=ask.output_tokens, ignore_eos=True, extra_args=reader)))
+            self._wake()
+
+    def _gpu(self) -> Generator[simpy.Event, Any, None]:
+        env, vllm = self.env, self.vllm
+        while True:
+            yield from self._drain()
+            out = vllm.schedule()
+            if out.num_scheduled_tokens:
+                end_s = self.host.write_during(env.now, env.now + self._step_s(out.num_scheduled_tokens))
+                yield env.timeout(end_s - env.now)
+                self.recording.step(env.now, {int(id): tokens for id, tokens in out.num_scheduled_tokens.items()},
+                                    () if self.steered else tuple(map(int, out.preempted_req_ids or ())))
+            else:
+                yield self._sleep()
+            yield from self._drain()            # a copy that ends with the step is reported with it
+            vllm.update_from_output(out, self._output(out.num_scheduled_tokens))
+
+    def _drain(self) -> Generator[simpy.Event, Any, None]:
+        while self.env.peek() <= self.env.now:
+            yield self.env.timeout(0)
+
+    def _sleep(self) -> simpy.Event:
+        self._asleep = self.env.event()
+        wake_at_s = self.vllm.plan.wake_at_s if self.steered else np.inf
+        return self._asleep if wake_at_s == np.inf else self._asleep | self.env.timeout(max(wake_at_s - self.env.now, 0.0))
+
+    def _step_s(self, batch: dict[str, int]) -> float:
+        """A request decodes when it was on the GPU with one token left; everything else is a prefill chunk."""
+        kv, pairs = 0, 0.0
+        for id, tokens in batch.items():
+            request = self.vllm.requests[id]
+            before = request.num_computed_tokens - tokens
+            if before and request.num_tokens - before == 1:
+                kv += before
+            else:
+                pairs += tokens * (before + tokens / 2)
+        return self.machine.latency.step_s(sum(batch.values()), float(kv), pairs, len(batch))
+
+    def _output(self, batch: dict[str, int]) -> ModelRunnerOutput:
+        requests = self.vllm.requests
+        says = [[7] if requests[id].num_computed_tokens == requests[id].num_tokens else [] for id in batch]
+        return ModelRunnerOutput(req_ids=list(batch), req_id_to_index={id: i for i, id in enumerate(batch)}, sampled_token_ids=says,
+                                 logprobs=None, prompt_logprobs_dict={}, pooler_output=[],
+                                 kv_connector_output=self.host.output() if self.steered else None)

@@ -1,0 +1,109 @@
+"""What an engine decided and did, in a form in which two engines can be compared."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from policies.api import Plan, Residency, View
+from sim.engine import Run
+
+NEAR_S = 1e-6
+_INTS = ("id", "prompt_tokens", "output_tokens", "max_tokens", "computed_tokens", "residency", "preemptions", "reader")
+_FLOATS = ("arrival_s", "host_tokens", "consumption_rate", "read_until_s", "moved_s", "priority", "ttft_slo_s", "tpot_slo_s")
+_COUNTS = ("free_blocks", "total_blocks", "host_free_blocks", "host_total_blocks", "block_size", "max_seqs", "max_step_tokens",
+           "decode_steps", "prefill_steps", "decode_tokens", "prefill_tokens")
+_TIMES = ("now_s", "h2d_free_s", "d2h_free_s", "decode_s", "prefill_s")
+_ORDERS = ("decode", "prefill", "offload", "drop", "load", "store", "forget", "until", "wake_after_steps")
+
+
+@dataclass(eq=False)
+class Decision:
+    """A View and the Plan that answered it, copied."""
+
+    ints: np.ndarray
+    floats: np.ndarray
+    counts: tuple[int, ...]
+    times: np.ndarray
+    orders: tuple[Any, ...]
+    wake_at_s: float
+
+    @classmethod
+    def of(cls, view: View, plan: Plan) -> Decision:
+        costs = view.cost.step_s(100, 5000, 0.0, 100), view.cost.load_s(100), view.cost.store_s(100)
+        orders = (tuple(map(int, getattr(plan, name))) for name in _ORDERS if name not in ("prefill", "until", "wake_after_steps"))
+        decode, *others = orders
+        return cls(np.array([getattr(view, name) for name in _INTS]), np.array([getattr(view, name) for name in _FLOATS]),
+                   tuple(int(getattr(view, name)) for name in _COUNTS), np.array([*(getattr(view, name) for name in _TIMES), *costs]),
+                   (decode, tuple((int(id), int(n)) for id, n in plan.prefill), *others, plan.until, plan.wake_after_steps),
+                   float(plan.wake_at_s))
+
+    def differs(self, other: Decision) -> str:
+        """Which parts are not the same: integers exactly, times and tokens to a millionth; "" when there are none."""
+        parts = [f"{name} {a} / {b}" for name, a, b in zip(_COUNTS, self.counts, other.counts) if a != b]
+        parts += [f"{name} {a} / {b}" for name, a, b in zip((*_TIMES, "step", "load", "store"), self.times, other.times) if not _near(a, b)]
+        if self.ints.shape != other.ints.shape:
+            parts.append(f"requests {self.ints[0].tolist()} / {other.ints[0].tolist()}")
+        else:
+            for name, a, b in (*zip(_INTS, self.ints, other.ints), *zip(_FLOATS, self.floats, other.floats)):
+                off = ~_near(a, b) if a.dtype.kind == "f" else a != b
+                if off.any():
+                    parts.append(f"{name} of {self.ints[0][off].tolist()}: {a[off].tolist()} / {b[off].tolist()}")
+        parts += [f"plan.{name} {a} / {b}" for name, a, b in zip(_ORDERS, self.orders, other.orders) if a != b]
+        if not _near(np.array(self.wake_at_s), np.array(other.wake_at_s)):
+            parts.append(f"plan.wake_at_s {self.wake_at_s} / {other.wake_at_s}")
+        return "; ".join(parts)
+
+
+def _near(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.isclose(a, b, rtol=0.0, atol=NEAR_S, equal_nan=True)
+
+
+class Recording:
+    """Steps, decisions and victims of one engine. It is a `sim.engine.Watch`; the fake engine calls it as well."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[float, dict[int, int], tuple[int, ...]]] = []    # end, {id: tokens}, who was preempted before it
+        self.decisions: list[Decision] = []
+        self._victims: list[int] = []
+
+    def decided(self, engine: Any, view: View, plan: Plan) -> None:
+        self.decisions.append(Decision.of(view, plan))
+        self._victims += [int(id) for id in plan.drop if view.residency[view.rows(np.array([id]))[0]] == Residency.GPU]
+
+    def ran(self, engine: Any, run: Run) -> None:
+        ids = engine.requests.id[run.rows].tolist()
+        tokens = [run.tokens] * len(ids) if isinstance(run.tokens, int) else run.tokens.tolist()
+        for end_s in run.ends_s.tolist():
+            self.step(end_s, dict(zip(ids, tokens)))
+
+    def step(self, end_s: float, batch: dict[int, int], victims: tuple[int, ...] = ()) -> None:
+        self.steps.append((end_s, batch, tuple(sorted((*self._victims, *victims)))))
+        self._victims.clear()
+
+    def tally(self) -> Counter[str]:
+        """How much there is to compare."""
+        total = Counter(steps=len(self.steps), decisions=len(self.decisions), tokens=sum(sum(batch.values()) for _, batch, _ in self.steps),
+                        victims=sum(len(victims) for *_, victims in self.steps))
+        for decision in self.decisions:
+            orders = dict(zip(_ORDERS, decision.orders))
+            total.update({name: len(orders[name]) for name in ("offload", "drop", "load", "store", "forget")})
+            total["wake_after_steps"] += orders["wake_after_steps"] > 0
+            total["host_drop"] += sum(decision.ints[5][decision.ints[0].searchsorted(id)] == Residency.HOST for id in orders["drop"])
+        return total
+
+
+def difference(model: Recording, real: Recording) -> str:
+    """The first thing that is not the same in both; "" when everything is."""
+    for i, (a, b) in enumerate(zip(model.decisions, real.decisions)):
+        if says := a.differs(b):
+            return f"decision {i} at {a.times[0]:.6f} s: {says}"
+    for i, ((a_s, *a), (b_s, *b)) in enumerate(zip(model.steps, real.steps)):
+        if a != b or abs(a_s - b_s) > NEAR_S:
+            return f"step {i}: {a_s} {a} / {b_s} {b}"
+    if len(model.decisions) != len(real.decisions) or len(model.steps) != len(real.steps):
+        return f"{len(model.decisions)} / {len(real.decisions)} decisions, {len(model.steps)} / {len(real.steps)} steps"
+    return ""
