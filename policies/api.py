@@ -110,7 +110,7 @@ class View:
 
         Rounded to a microsecond, so that engines whose clocks differ in the last bit rank alike.
         """
-        slack: Floats = np.round(np.maximum(self.read_until_s - self.now_s, 0.0), 6)
+        slack: Floats = np.maximum(self.read_until_s - self.now_s, 0.0).round(6)
         return slack
 
     @property
@@ -139,7 +139,7 @@ class Plan:
     offload: Ints = field(default_factory=_nobody)      #: leave the GPU; blocks are free once the host copy is complete
     drop: Ints = field(default_factory=_nobody)         #: give up all KV (of a resident or of one on the host); recompute later
     load: Ints = field(default_factory=_nobody)         #: come back from the host, in this order
-    store: Ints = field(default_factory=_nobody)        #: written through to the host while resident, in this order, while the plan stands
+    store: Ints = field(default_factory=_nobody)        #: written through to the host while resident, in this order
     forget: Ints = field(default_factory=_nobody)       #: residents whose host copy is given up
     until: int = Event.ANY
     wake_at_s: float = inf                              #: ask again then, even if nothing has happened
@@ -217,7 +217,8 @@ def check_plan(view: View, plan: Plan) -> None:
         named.append(rows)
     if len(plan.drop):
         rows = view.rows(plan.drop)
-        _each((at[rows] == Residency.GPU) | (at[rows] == Residency.HOST), "only KV on the GPU or the host is dropped", plan.drop, at[rows])
+        settled = (at[rows] == Residency.GPU) | (at[rows] == Residency.HOST)
+        _each(settled, "only KV on the GPU or the host is dropped", plan.drop, at[rows])
         here = rows[at[rows] == Residency.GPU]
         free, holders = free + int(blocks_for(computed[here], bs).sum()), holders - len(here)
         named.append(rows)
@@ -236,7 +237,8 @@ def check_plan(view: View, plan: Plan) -> None:
     if len(plan.store) or len(plan.offload) or len(plan.forget):
         _check_host(view, plan)
     if not plan.wake_at_s > view.now_s or plan.wake_after_steps < 0:
-        raise InvalidPlan("wake in the future", "", f"at {plan.wake_at_s} s or after {plan.wake_after_steps} steps, now {view.now_s} s")
+        wakes = f"at {plan.wake_at_s} s or after {plan.wake_after_steps} steps, now {view.now_s} s"
+        raise InvalidPlan("wake in the future", "all", wakes)
 
 
 def _check_host(view: View, plan: Plan) -> None:
@@ -245,7 +247,8 @@ def _check_host(view: View, plan: Plan) -> None:
     at = view.residency
     coming = at == Residency.LOADING
     coming[view.rows(plan.load)] = True
-    _each((at[store] == Residency.GPU) | coming[store], "only residents, and who comes back, are written through", plan.store, at[store])
+    coming |= at == Residency.GPU
+    _each(coming[store], "only residents, and who comes back, are written through", plan.store, at[store])
     _each(at[forget] == Residency.GPU, "only residents' copies are forgotten", plan.forget, at[forget])
     orders = np.bincount(np.concatenate((store, offload, forget, drop)), minlength=len(at))
     _each(orders <= 1, "store, offload, forget and drop exclude each other", view.id, orders)

@@ -27,7 +27,8 @@ def marginal_utility(value: Floats, speed: float, interval_s: float, overhead_s:
     return utility
 
 
-def printed_utility(value: Floats, speed: float, interval_s: float, overhead_s: Floats, buffered_tokens: Floats, gamma: float) -> Floats:
+def printed_utility(value: Floats, speed: float, interval_s: float, overhead_s: Floats, buffered_tokens: Floats,
+                    gamma: float) -> Floats:
     """U = v t' - gamma e^-b as the paper prints it: it ranks empty buffers last."""
     utility: Floats = value * speed * np.maximum(interval_s - overhead_s, 0.0) - gamma * np.exp(-buffered_tokens)
     return utility

@@ -66,13 +66,14 @@ class SGLang:
 
     def _queue(self, view: View) -> Ints:
         """Rows that wait: by the time they joined the queue, the retracted ones when they were retracted."""
-        waiting = (view.residency == Residency.NONE).nonzero()[0]
+        waiting: Ints = (view.residency == Residency.NONE).nonzero()[0]
         again = view.preemptions[waiting] > 0
         if not again.any():
             return waiting
         since = np.where(again, view.moved_s[waiting], view.arrival_s[waiting])
         turn = np.array([self._requeued.get(int(id), -1) for id in view.id[waiting]])
-        return waiting[np.lexsort((turn, since))]
+        queue: Ints = waiting[np.lexsort((turn, since))]
+        return queue
 
     # ---- prefill first
 
@@ -134,7 +135,8 @@ class SGLang:
             if free * bs >= stay * self.retract_steps:
                 break
         kept = order[:stay]
-        self._ratio = min(1.0, float(view.output_tokens[kept].sum() + self.retract_steps * stay) / float(view.max_tokens[kept].sum()))
+        expected = float(view.output_tokens[kept].sum()) + self.retract_steps * stay
+        self._ratio = min(1.0, expected / float(view.max_tokens[kept].sum()))
         return np.sort(kept), order[stay:][::-1]
 
 

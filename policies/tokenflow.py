@@ -31,7 +31,7 @@ class TokenFlow:
     working_set: Literal["memory", "paper"] = "memory"      #: bound on admission: tokens in memory, or Eq. 4 and 5 [R]
     overcommit: float = 0.95            #: kappa: share of GPU + host memory that admitted requests may grow to [R]
     ramp: float = 0.5                   #: lambda of Eq. 5 (working_set="paper")
-    fill: float = 0.95                  #: share of GPU memory that balancing fills; the rest takes the growth until the next tick [R]
+    fill: float = 0.95                  #: share of GPU memory that balancing fills; the rest is for growth [R]
     rate_bound: bool = True             #: Eq. 6: the sum of rates stays below what the engine can generate
     rate_margin: float = 1.0            #: Gamma is multiplied by this [R]
     fallback: Literal["hold", "fcfs"] = "hold"      #: beyond Gamma: admit nobody, or also run in order of arrival (the paper)
@@ -79,7 +79,7 @@ class TokenFlow:
                 self._rebalance(scene, newcomers)
             wait_steps = self._bring(scene, newcomers)
         absent -= len(scene.load) + len({row for row, _ in scene.prefill} - set(scene.midway.tolist()))
-        waits = absent > 0 or scene.prefill or scene.leave or scene.evicting
+        waits = absent > 0 or wait_steps or scene.prefill or scene.leave or scene.evicting
         until = Event.ANY if waits else Event.ARRIVAL | Event.PREFILLED
         if self.overlap:
             until &= ~Event.LANDED
@@ -96,19 +96,19 @@ class TokenFlow:
 
     def _load_s(self, view: View, tokens: Ints) -> Floats:
         """tau_load: seconds to bring so many tokens back, behind what is queued."""
-        seconds: Floats = tokens * view.cost.load_s(1.0) + max(view.h2d_free_s - view.now_s, 0.0)
-        return seconds
+        queued_s = max(view.h2d_free_s - view.now_s, 0.0)
+        return np.asarray(tokens * view.cost.load_s(1.0) + queued_s, np.float64)
 
     def _evict_s(self, view: View) -> Floats:
         """tau_evict: seconds to write what has no copy, behind what is queued; 0 where all has."""
-        unwritten = view.computed_tokens - view.host_tokens
-        seconds: Floats = unwritten * view.cost.store_s(1.0) + max(view.d2h_free_s - view.now_s, 0.0)
-        return seconds
+        queued_s = max(view.d2h_free_s - view.now_s, 0.0)
+        return np.asarray((view.computed_tokens - view.host_tokens) * view.cost.store_s(1.0) + queued_s, np.float64)
 
     def _away_s(self, view: View) -> Floats:
         """What a preemption now costs a reader before it can go on: tau_evict + tau_load, or recomputation without offload."""
-        recompute_s: Floats = view.computed_tokens * self._learnt.prefill_token_s(view)
-        return self._evict_s(view) + self._load_s(view, view.computed_tokens) if self.offload else recompute_s
+        if self.offload:
+            return self._evict_s(view) + self._load_s(view, view.computed_tokens)
+        return np.asarray(view.computed_tokens * self._learnt.prefill_token_s(view), np.float64)
 
     # ---- bounds on admission
 
@@ -170,7 +170,7 @@ class TokenFlow:
                         break
                 if free + gain < need + reserve or seats + len(marked) <= 0:
                     break
-                if not all([self._preempt(scene, victim) for victim in marked]):
+                if sum(self._preempt(scene, victim) for victim in marked) < len(marked):
                     break
                 free, seats = free + gain, seats + len(marked)
                 self._coming.append(int(view.id[row]))
@@ -346,7 +346,7 @@ class TokenFlow:
         blocked = not self.overlap and (scene.evicting > 0 or len(scene.leave) > 0)
         recompute_s = view.computed_tokens * self._learnt.prefill_token_s(view)
         plain_load_s = view.computed_tokens * view.cost.load_s(1.0)
-        coming = view.rows(np.array([id for id in self._coming if id in view.id], np.int64)) if self._coming else np.empty(0, np.int64)
+        coming = view.rows(np.array([id for id in self._coming if id in view.id], np.int64))
         chosen = set(coming.tolist())
         calm = not len(scene.waiting) or len(newcomers) == len(scene.waiting)
         returners = [row for row in coming.tolist() if scene.admitted[row]]

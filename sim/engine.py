@@ -15,8 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import simpy
 
-from policies.api import (NOBODY, Event, Floats, InvalidPlan, Ints, Plan, Policy, Residency, View, check_plan,
-                          decode_steps_that_fit)
+from policies.api import NOBODY, Event, Floats, Ints, InvalidPlan, Plan, Policy, Residency, View, check_plan, decode_steps_that_fit
 
 from . import token_buffer
 from .beliefs import Beliefs
@@ -49,7 +48,7 @@ class Run:
     rows: Ints              #: who computes
     tokens: Ints | int      #: how much each computes in each step
     speakers: Ints          #: rows that put out one token in each step
-    kv_left: Floats | None = None   #: unwritten KV of those written through, afterwards
+    unwritten: Floats | None = None     #: tokens without a copy afterwards, of those written through, in their order
 
 
 class Engine:
@@ -104,7 +103,9 @@ class Engine:
 
     def _plan_stands(self) -> bool:
         plan = self.plan
-        if self.happened & plan.until or self.chunk_unfinished or self.env.now >= plan.wake_at_s or (plan.wake_after_steps and self.steps_to_wake <= 0):
+        if self.happened & plan.until or self.chunk_unfinished or self.env.now >= plan.wake_at_s:
+            return False
+        if plan.wake_after_steps and self.steps_to_wake <= 0:
             return False
         return not len(self.decoding) or self._steps_that_fit() > 0
 
@@ -313,7 +314,8 @@ class Engine:
                                               len(decoding) + len(rows))
         whole = before + chunk == q.prompt_tokens[rows] + q.output_tokens[rows]
         tokens = np.concatenate((np.ones(len(decoding), np.int64), chunk))
-        return Run(self.env.now, np.array([end_s]), np.concatenate((decoding, rows)), tokens, np.concatenate((decoding, rows[whole])))
+        speakers = np.concatenate((decoding, rows[whole]))
+        return Run(self.env.now, np.array([end_s]), np.concatenate((decoding, rows)), tokens, speakers)
 
     def _write_through(self, run: Run) -> None:
         q, order = self.requests, self.storing
@@ -323,7 +325,7 @@ class Engine:
         believed = run.ends_s
         if not self.write_through.exact:
             run.ends_s = np.array([self.write_through.outlasting(run.start_s, float(believed[0]), float(unwritten.sum()))])
-        run.kv_left = self.write_through.write(run.start_s, believed, unwritten, made[order])
+        run.unwritten = self.write_through.write(run.start_s, believed, unwritten, made[order])
 
     def _complete(self, run: Run) -> None:
         q, steps, speakers = self.requests, len(run.ends_s), run.speakers
@@ -333,8 +335,8 @@ class Engine:
         after = before + run.tokens * steps
         q.computed_tokens[run.rows] = after
         self.kv.compute(before, after)
-        if run.kv_left is not None:
-            self._account_writes(run, before, after)
+        if run.unwritten is not None:
+            self._account_writes(run, run.unwritten, before, after)
         output = q.output_tokens[speakers]
         if np.count_nonzero(output) < len(output):
             q.first_s[speakers[output == 0]] = run.ends_s[0]
@@ -351,9 +353,9 @@ class Engine:
         if len(over):
             self._finish(over, float(run.ends_s[-1]))
 
-    def _account_writes(self, run: Run, before: Ints, after: Ints) -> None:
+    def _account_writes(self, run: Run, unwritten: Floats, before: Ints, after: Ints) -> None:
         q, bs = self.requests, self.machine.block_size
-        q.host_tokens[self.storing] = q.computed_tokens[self.storing] - run.kv_left
+        q.host_tokens[self.storing] = q.computed_tokens[self.storing] - unwritten
         grown = np.zeros(q.n, np.int64)
         grown[run.rows] = -(-after // bs) - -(-before // bs)
         self.kv.host_free -= int(grown[self.storing].sum())
@@ -391,12 +393,12 @@ class Engine:
             self._finished(rows, now_s)
         for row in rows:
             self.kv.unseat(row)
-        freed = self.kv.host_total and q.host_tokens[rows].any()
+        freed = len(self.storing) > 0 or (self.kv.host_total and q.host_tokens[rows].any())
         keep, now_at = q.remove(rows)
         self.decoding = now_at[self.decoding[keep[self.decoding]]]
         if len(self.storing):
             self.storing = now_at[self.storing[keep[self.storing]]]
-        if freed or len(self.storing):
+        if freed:
             stored = np.zeros(q.n, np.bool_)
             stored[self.storing] = True
             self.kv.recount_host(stored)

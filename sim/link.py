@@ -24,7 +24,7 @@ class Link:
     def copy(self, blocks: int, then: Callable[[], None]) -> None:
         """Queue a copy of so many blocks; `then` is called when it is across."""
         self.occupy(self.env.now, blocks)
-        self.env.timeout(self.free_s - self.env.now).callbacks.append(lambda _: then())     # type: ignore[union-attr]
+        self.env.timeout(self.free_s - self.env.now).callbacks.append(lambda _: then())
 
     def occupy(self, start_s: float, blocks: float) -> float:
         """Take the link for so many blocks, from `start_s` at the earliest; returns when they are across."""

@@ -35,7 +35,8 @@ class Machine:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.host_kv_blocks < 0 or not (isfinite(self.copy_overhead_s) and self.copy_overhead_s >= 0):
-            raise ValueError(f"host_kv_blocks and copy_overhead_s must not be negative, got {self.host_kv_blocks}, {self.copy_overhead_s}")
+            raise ValueError("host_kv_blocks and copy_overhead_s must not be negative, "
+                             f"got {self.host_kv_blocks}, {self.copy_overhead_s}")
         if not 0 < self.write_share <= 1:
             raise ValueError(f"write_share must lie in (0, 1], got {self.write_share}")
 

@@ -65,7 +65,8 @@ class Requests:
             self._hold(np.concatenate((self._ints, np.zeros_like(self._ints)), axis=1),
                        np.concatenate((self._floats, np.zeros_like(self._floats)), axis=1))
         self._ints[:, n] = (id, prompt_tokens, 0, max_tokens, 0, 0, 0, reader, final_tokens, -1)
-        self._floats[:, n] = (arrival_s, 0.0, consumption_rate, -np.inf, arrival_s, priority, ttft_slo_s, tpot_slo_s, np.nan, np.nan)
+        self._floats[:, n] = (arrival_s, 0.0, consumption_rate, -np.inf, arrival_s, priority, ttft_slo_s, tpot_slo_s,
+                              np.nan, np.nan)
         self.n = n + 1
 
     def remove(self, rows: Ints) -> tuple[np.ndarray[tuple[int], np.dtype[np.bool_]], Ints]:

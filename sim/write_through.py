@@ -38,7 +38,10 @@ class WriteThrough:
         if not self._token_s:
             return np.full(len(ends_s), np.inf)
         durations = np.diff(ends_s, prepend=start_s)
-        spare_s = np.maximum(self._share * durations - self._d2h.busy_in(start_s, ends_s), 0.0)
+        believed = ends_s
+        if self._share > 1.0:                                   # reaches beyond the step, which is a single one then
+            believed = start_s + self._share * durations
+        spare_s = np.maximum(self._share * durations - self._d2h.busy_in(start_s, believed), 0.0)
         hidden: Floats = spare_s * (self._believed_link / self._token_s)
         return hidden
 
