@@ -38,6 +38,16 @@ class Scene:
         self.load: list[int] = []
         self.prefill: list[tuple[int, int]] = []
 
+    def rows_left(self, ids: list[int]) -> Ints:
+        """Rows of those ids that are still unfinished, in the order given."""
+        if not ids:
+            return NOBODY
+        wanted = np.array(ids, np.int64)
+        rows = self.view.id.searchsorted(wanted)
+        rows[rows == len(self.view.id)] = 0
+        left: Ints = rows[self.view.id[rows] == wanted]
+        return left
+
     # ---- room
 
     def whole_blocks(self, row: int) -> int:

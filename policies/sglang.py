@@ -29,40 +29,60 @@ class SGLang:
 
     engine_step_tokens = 1 << 20        #: the engine's step limit when the user sets none: the policy bounds its batches itself
 
-    _ratio: float = field(init=False, repr=False, default=-1.0)
-    _full: bool = field(init=False, repr=False, default=False)
-    _decode_steps: int = field(init=False, repr=False, default=0)
-    _running: int = field(init=False, repr=False, default=0)
-    _requeued: dict[int, int] = field(init=False, repr=False, default_factory=dict)
+    # what SGLang's scheduler remembers between two iterations
+    _ratio: float = field(init=False, repr=False, compare=False, default=-1.0)
+    _full: bool = field(init=False, repr=False, compare=False, default=False)       # the queue is not looked at until the batch shrinks
+    _decode_steps: int = field(init=False, repr=False, compare=False, default=0)    # the ratio has fallen for so many
+    _running: int = field(init=False, repr=False, compare=False, default=0)         # after the last plan
+    _decoded: bool = field(init=False, repr=False, compare=False, default=False)    # the last plan, and a finish ended it
+    _finished: int = field(init=False, repr=False, compare=False, default=0)        # in the batch until the next decode step
+    _cut: int = field(init=False, repr=False, compare=False, default=-1)            # id of the request half-way through its prompt
+    _turn: dict[int, int] = field(init=False, repr=False, compare=False, default_factory=dict)      # place in batch or queue, by id
+    _turns: int = field(init=False, repr=False, compare=False, default=0)
 
     def plan(self, view: View) -> Plan:
         running = (view.residency == Residency.GPU).nonzero()[0]
         waiting = self._queue(view)
         self._observe(view, running, waiting)
         prefill = self._prefill(view, running, waiting)
+        if self._finished and not prefill:
+            self._finished, self._full = 0, False
+        if not prefill and not len(running):        # nothing to run
+            self._ratio, self._full = self._start, False
+            prefill = self._prefill(view, running, waiting)
         if prefill:
-            self._running = len(running) + sum(view.residency[view.rows(np.array([id]))[0]] == Residency.NONE for id, _ in prefill)
+            ids = np.array([id for id, _ in prefill], np.int64)
+            self._running = len(running) + int(np.count_nonzero(view.residency[view.rows(ids)] == Residency.NONE))
+            self._decoded = False
             return Plan(prefill=prefill)
         stay, gone = running, NOBODY
         if int(np.count_nonzero(view.computed_tokens[running] % view.block_size == 0)) > view.free_blocks:
             stay, gone = self._retract(view, running)
-        self._running = len(stay)
-        return Plan(decode=view.id[stay], drop=view.id[gone], wake_after_steps=int(len(gone) > 0),
-                    until=Event.FINISH if self._full else Event.ARRIVAL)
+        crowded = self._full or len(stay) >= view.max_seqs
+        again = not self._full and len(waiting) + len(gone) > 0
+        self._running, self._decoded = len(stay), crowded or again
+        return Plan(decode=view.id[stay], drop=view.id[gone], wake_after_steps=int(again),
+                    until=(0 if self._full else Event.ARRIVAL) | (Event.FINISH if crowded else 0))
 
     # ---- what happened since the last plan
 
+    @property
+    def _start(self) -> float:
+        return min(self.init_ratio * self.schedule_conservativeness, 1.0)
+
     def _observe(self, view: View, running: Ints, waiting: Ints) -> None:
-        start = min(self.init_ratio * self.schedule_conservativeness, 1.0)
-        least = self.min_ratio_factor * start
-        was_idle = not len(running) and len(waiting) > 0 and bool(view.arrival_s[waiting].min() == view.now_s)
-        if self._ratio < 0 or was_idle:
-            self._ratio = start
-        else:
-            self._ratio = max(self._ratio - (view.decode_steps - self._decode_steps) * (start - least) / self.decay_steps, least)
-        self._decode_steps = view.decode_steps
-        if len(running) < self._running:
+        """Lets the ratio fall, and counts who finished."""
+        start, least = self._start, self.min_ratio_factor * self._start
+        finished = self._running - len(running)
+        if not len(running) and len(waiting) and view.arrival_s[waiting].min() == view.now_s:      # it was idle
+            self._ratio, self._full, self._finished = start, False, 0
+        elif self._decoded or not len(running):
+            self._finished += finished
+        elif finished:                              # out of a prefill batch: they never join the decodes
             self._full = False
+        fallen = (view.decode_steps - self._decode_steps) * (start - least) / self.decay_steps
+        self._ratio = max(self._ratio - fallen, least) if self._ratio >= 0 else start
+        self._decode_steps = view.decode_steps
 
     def _queue(self, view: View) -> Ints:
         """Rows that wait: by the time they joined the queue, the retracted ones when they were retracted."""
@@ -71,7 +91,7 @@ class SGLang:
         if not again.any():
             return waiting
         since = np.where(again, view.moved_s[waiting], view.arrival_s[waiting])
-        turn = np.array([self._requeued.get(int(id), -1) for id in view.id[waiting]])
+        turn = np.where(again, [self._turn.get(id, -1) for id in view.id[waiting].tolist()], -1)
         queue: Ints = waiting[np.lexsort((turn, since))]
         return queue
 
@@ -79,64 +99,73 @@ class SGLang:
 
     def _prefill(self, view: View, running: Ints, waiting: Ints) -> tuple[tuple[int, int], ...]:
         """The next prefill batch; empty when the decodes have their turn."""
-        left, bs = view.remaining_tokens, view.block_size
-        midway = running[left[running] > 1]
-        if not len(midway) and (self._full or not len(waiting)):
+        if (self._full or not len(waiting)) and self._cut < 0:
             return ()
-        if len(running) >= view.max_seqs and not len(midway):
+        seats = view.max_seqs - len(running) - self._finished
+        if seats <= 0 and self._cut < 0:
             self._full = True
             return ()
+        bs, free, left = view.block_size, view.free_blocks, view.remaining_tokens
         chunk_budget = min(self.chunked_prefill_size or view.max_step_tokens, view.max_step_tokens)
         input_budget = self.max_prefill_tokens
-        clipped = np.minimum(view.max_tokens - view.output_tokens, self.clip_tokens)
-        room = view.free_blocks * bs - float(clipped[running].sum()) * self._ratio     # after what the running ones may still write
-        free = view.free_blocks
+        decoders = running[view.id[running] != self._cut]
+        reserved = np.minimum(view.max_tokens - view.output_tokens, self.clip_tokens)[decoders].sum()
+        room = free * bs - float(reserved) * self._ratio        # after what the running ones may still write
         batch: list[tuple[int, int]] = []
-        for row in midway:                                      # a prompt that was cut goes on before anyone else
-            chunk = min(int(left[row]), chunk_budget)
-            need = _blocks(int(view.computed_tokens[row]) + chunk, bs) - _blocks(int(view.computed_tokens[row]), bs)
-            if need > free:
-                break
-            batch.append((int(view.id[row]), chunk))
-            chunk_budget, input_budget, room, free = chunk_budget - chunk, input_budget - chunk, room - need * bs, free - need
-        if len(batch) < len(midway) or self._full:
-            return tuple(batch)
-        seats = view.max_seqs - len(running)
-        for row in waiting:
-            tokens = int(left[row])
+        for row in running[view.id[running] == self._cut].tolist():     # a prompt that was cut goes on before anyone else
+            computed, tokens = int(view.computed_tokens[row]), int(left[row])
+            chunk = min(tokens, chunk_budget)
+            taken = _blocks(computed + chunk, bs) - _blocks(computed, bs)
+            batch.append((self._cut, chunk))
+            chunk_budget, input_budget, free = chunk_budget - chunk, input_budget - chunk, free - taken
+            room -= taken * bs
+            if chunk == tokens:
+                self._cut, room = -1, room - min(int(view.max_tokens[row]), self.clip_tokens)
+        for row in waiting.tolist():
+            id, tokens, future = int(view.id[row]), int(left[row]), min(int(view.max_tokens[row]), self.clip_tokens)
             paged = _blocks(tokens, bs) * bs
-            alone = not len(running) and not batch              # else a request as large as the pool would wait for ever
-            if paged + min(int(view.max_tokens[row]), self.clip_tokens) >= room and not (alone and paged <= free * bs):
+            alone = not len(running) and not self._finished and not batch   # else a request as large as the pool would wait for ever
+            if seats <= 0 or (paged + future >= room and not (alone and paged <= free * bs)):
                 self._full = True
                 break
-            if tokens > input_budget and batch:
+            if (paged > input_budget and batch) or chunk_budget <= 0:
                 break
             chunk = min(tokens, chunk_budget)
-            batch.append((int(view.id[row]), chunk))
-            seats, chunk_budget, input_budget = seats - 1, chunk_budget - chunk, input_budget - chunk
-            room -= paged + (int(clipped[row]) if chunk == tokens else 0)
-            free -= _blocks(chunk, bs)
-            if seats <= 0 or room <= 0 or chunk_budget <= 0 or input_budget <= 0 or chunk < tokens:
+            batch.append((id, chunk))
+            self._take_turn(id)
+            if chunk < tokens:
+                self._cut, paged, future = id, _blocks(chunk, bs) * bs, 0
+            seats, chunk_budget, input_budget = seats - 1, chunk_budget - chunk, input_budget - paged
+            room, free = room - paged - future, free - paged // bs
+            self._full = self._full or room <= 0
+            if room <= 0 or chunk_budget <= 0 or input_budget <= 0:
                 break
         return tuple(batch)
+
+    def _take_turn(self, id: int) -> None:
+        self._turn[id] = self._turns
+        self._turns += 1
 
     # ---- when memory runs out
 
     def _retract(self, view: View, running: Ints) -> tuple[Ints, Ints]:
-        """Who stays and who goes: fewest outputs first, longest prompt first among equals, until some steps fit."""
+        """Who stays and who goes, until some steps fit: fewest outputs first, then longest prompt, then last in the batch."""
         bs = view.block_size
-        order = running[np.lexsort((view.prompt_tokens[running], -view.output_tokens[running]))]
+        turn = np.array([self._turn[id] for id in view.id[running].tolist()])
+        order = running[np.lexsort((turn, view.prompt_tokens[running], -view.output_tokens[running]))]
         stay, free = len(order), view.free_blocks
         while stay > 1:
             stay -= 1
             victim = order[stay]
-            self._requeued[int(view.id[victim])] = len(self._requeued)
+            self._take_turn(int(view.id[victim]))
             free += int(blocks_for(view.computed_tokens[victim : victim + 1], bs)[0])
             if free * bs >= stay * self.retract_steps:
                 break
         kept = order[:stay]
         expected = float(view.output_tokens[kept].sum()) + self.retract_steps * stay
         self._ratio = min(1.0, expected / float(view.max_tokens[kept].sum()))
+        self._decode_steps += 1             # the ratio does not fall with the step that follows
+        self._full = False
         return np.sort(kept), order[stay:][::-1]
 
 

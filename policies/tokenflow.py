@@ -141,7 +141,7 @@ class TokenFlow:
         pool = self.overcommit * (self.fill * view.total_blocks + view.host_total_blocks) * view.block_size
         most = self._paper_limit(scene) if self.working_set == "paper" else inf
         reserve = len(scene.ready) + len(scene.midway)
-        coming = {int(view.rows(np.array([id]))[0]) for id in self._coming if id in view.id} if self._coming else set()
+        coming = set(scene.rows_left(self._coming).tolist())
         promised = sum(scene.whole_blocks(row) for row in coming)
         victims: Iterable[int] | None = None
         newcomers: list[int] = []
@@ -224,8 +224,6 @@ class TokenFlow:
             self._displace(scene, utility, residents[~chosen[residents]], chosen)
         if scene.short > 0:
             self._make_room(scene, utility)
-        known = set(view.id.tolist())
-        self._coming = [id for id in self._coming if id in known]
 
     def _utilities(self, scene: Scene) -> Floats:
         """U of every request, shape (n,); only those of the working set are used."""
@@ -346,7 +344,7 @@ class TokenFlow:
         blocked = not self.overlap and (scene.evicting > 0 or len(scene.leave) > 0)
         recompute_s = view.computed_tokens * self._learnt.prefill_token_s(view)
         plain_load_s = view.computed_tokens * view.cost.load_s(1.0)
-        coming = view.rows(np.array([id for id in self._coming if id in view.id], np.int64))
+        coming = scene.rows_left(self._coming)
         chosen = set(coming.tolist())
         calm = not len(scene.waiting) or len(newcomers) == len(scene.waiting)
         returners = [row for row in coming.tolist() if scene.admitted[row]]

@@ -111,11 +111,15 @@ class Engine:
 
     def _steps_that_fit(self) -> int:
         q, bs = self.requests, self.machine.block_size
-        steps = decode_steps_that_fit(q.computed_tokens[self.decoding], self.kv.free, bs)
-        if len(self.storing):
+        steps = self.kv.free // max(len(self.decoding), 1) * bs     # in block_size steps each request takes exactly one block
+        if not steps:
+            steps = decode_steps_that_fit(q.computed_tokens[self.decoding], self.kv.free, bs)
+        if len(self.storing) > self.kv.host_free:
             growing = self.storing[q.joined[self.storing] >= 0]
             if len(growing):
                 steps = min(steps, decode_steps_that_fit(q.computed_tokens[growing], self.kv.host_free, bs))
+        elif len(self.storing):
+            steps = min(steps, self.kv.host_free // len(self.storing) * bs)
         return steps
 
     def _sleep(self) -> simpy.Event:

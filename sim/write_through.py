@@ -10,6 +10,8 @@ s_i tokens hidden. Within a run s_i never shrinks from the second step on, so th
 
 from __future__ import annotations
 
+from math import inf
+
 import numpy as np
 
 from policies.api import Floats
@@ -50,11 +52,11 @@ class WriteThrough:
 
         `unwritten`: before the first step; `fresh`: what each step makes (several for a prefill, then a single step).
         """
-        steps, hidden = len(ends_s), self.hidden_tokens(start_s, ends_s)
-        waiting, made = float(unwritten.sum()), float(fresh.sum())
-        if waiting <= hidden[0] and (steps == 1 or made <= hidden[1]):
+        steps, waiting, made = len(ends_s), float(unwritten.sum()), float(fresh.sum())
+        if self._keeps_up(start_s, float(ends_s[0]), waiting, 0.0 if steps == 1 else made):
             left = fresh
         else:
+            hidden = self.hidden_tokens(start_s, ends_s)
             backlog, grown = unwritten.cumsum(), fresh.cumsum() * (steps - 1)
             rest = float(hidden[1:].sum())
             over = np.maximum(np.maximum(backlog + (grown - rest) - hidden[0], grown - rest), 0.0)
@@ -66,6 +68,14 @@ class WriteThrough:
         self.tokens += written
         self.chunks += steps
         return left
+
+    def _keeps_up(self, start_s: float, end_s: float, waiting: float, made: float) -> bool:
+        """Whether the first step surely hides all that waits, and every later one what the one before has made."""
+        if self._d2h.free_s > end_s or not self.exact:
+            return False
+        rate = self._believed_link / self._token_s if self._token_s else inf
+        hidden_s = self._share * (end_s - start_s)
+        return made <= hidden_s * rate and waiting <= (hidden_s - max(self._d2h.free_s - start_s, 0.0)) * rate
 
     def outlasting(self, start_s: float, end_s: float, unwritten: float) -> float:
         """When the step that began at `start_s` is over: later than `end_s` where its chunk outlasts it."""
