@@ -202,7 +202,10 @@ def check_plan(view: View, plan: Plan) -> None:
     need, free = int(np.count_nonzero(computed[decode] % bs == 0)), view.free_blocks
     named = [decode]
     if plan.prefill:
-        ids, chunk = np.array(plan.prefill, np.int64).T
+        pairs = np.array(plan.prefill)
+        if pairs.dtype.kind != "i":
+            raise InvalidPlan("prefill is pairs of whole numbers", "all", list(plan.prefill))
+        ids, chunk = pairs.T
         rows = view.rows(ids)
         _each((chunk > 0) & (chunk <= left[rows]), "a chunk is part of what remains", ids, chunk)
         _each(at[rows] <= Residency.GPU, "prefill needs its KV on the GPU or none", ids, at[rows])
@@ -236,7 +239,9 @@ def check_plan(view: View, plan: Plan) -> None:
     _within(need, free, "GPU blocks")
     if len(plan.store) or len(plan.offload) or len(plan.forget):
         _check_host(view, plan)
-    if not plan.wake_at_s > view.now_s or plan.wake_after_steps < 0:
+    if plan.until & ~Event.ANY:
+        raise InvalidPlan("until is flags of Event", "all", plan.until)
+    if not plan.wake_at_s > view.now_s or plan.wake_after_steps < 0 or plan.wake_after_steps % 1:
         wakes = f"at {plan.wake_at_s} s or after {plan.wake_after_steps} steps, now {view.now_s} s"
         raise InvalidPlan("wake in the future", "all", wakes)
 

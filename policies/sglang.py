@@ -31,10 +31,10 @@ class SGLang:
 
     # what SGLang's scheduler remembers between two iterations
     _ratio: float = field(init=False, repr=False, compare=False, default=-1.0)
-    _full: bool = field(init=False, repr=False, compare=False, default=False)       # the queue is not looked at until the batch shrinks
+    _full: bool = field(init=False, repr=False, compare=False, default=False)       # nobody is admitted until the batch shrinks
     _decode_steps: int = field(init=False, repr=False, compare=False, default=0)    # the ratio has fallen for so many
     _running: int = field(init=False, repr=False, compare=False, default=0)         # after the last plan
-    _decoded: bool = field(init=False, repr=False, compare=False, default=False)    # the last plan, and a finish ended it
+    _prefilled: bool = field(init=False, repr=False, compare=False, default=False)  # the last plan
     _finished: int = field(init=False, repr=False, compare=False, default=0)        # in the batch until the next decode step
     _cut: int = field(init=False, repr=False, compare=False, default=-1)            # id of the request half-way through its prompt
     _turn: dict[int, int] = field(init=False, repr=False, compare=False, default_factory=dict)      # place in batch or queue, by id
@@ -53,16 +53,15 @@ class SGLang:
         if prefill:
             ids = np.array([id for id, _ in prefill], np.int64)
             self._running = len(running) + int(np.count_nonzero(view.residency[view.rows(ids)] == Residency.NONE))
-            self._decoded = False
+            self._prefilled = True
             return Plan(prefill=prefill)
         stay, gone = running, NOBODY
         if int(np.count_nonzero(view.computed_tokens[running] % view.block_size == 0)) > view.free_blocks:
             stay, gone = self._retract(view, running)
-        crowded = self._full or len(stay) >= view.max_seqs
         again = not self._full and len(waiting) + len(gone) > 0
-        self._running, self._decoded = len(stay), crowded or again
+        self._running, self._prefilled = len(stay), False
         return Plan(decode=view.id[stay], drop=view.id[gone], wake_after_steps=int(again),
-                    until=(0 if self._full else Event.ARRIVAL) | (Event.FINISH if crowded else 0))
+                    until=Event.FINISH if self._full else Event.FINISH | Event.ARRIVAL)
 
     # ---- what happened since the last plan
 
@@ -75,11 +74,11 @@ class SGLang:
         start, least = self._start, self.min_ratio_factor * self._start
         finished = self._running - len(running)
         if not len(running) and len(waiting) and view.arrival_s[waiting].min() == view.now_s:      # it was idle
-            self._ratio, self._full, self._finished = start, False, 0
-        elif self._decoded or not len(running):
+            self._ratio, self._full, self._finished, self._decode_steps = start, False, 0, view.decode_steps
+        elif self._prefilled:                       # who finished never joins the decodes
+            self._full = self._full and not finished
+        else:
             self._finished += finished
-        elif finished:                              # out of a prefill batch: they never join the decodes
-            self._full = False
         fallen = (view.decode_steps - self._decode_steps) * (start - least) / self.decay_steps
         self._ratio = max(self._ratio - fallen, least) if self._ratio >= 0 else start
         self._decode_steps = view.decode_steps
@@ -124,7 +123,7 @@ class SGLang:
         for row in waiting.tolist():
             id, tokens, future = int(view.id[row]), int(left[row]), min(int(view.max_tokens[row]), self.clip_tokens)
             paged = _blocks(tokens, bs) * bs
-            alone = not len(running) and not self._finished and not batch   # else a request as large as the pool would wait for ever
+            alone = not len(running) and not self._finished and not batch   # else one as large as the pool would wait for ever
             if seats <= 0 or (paged + future >= room and not (alone and paged <= free * bs)):
                 self._full = True
                 break

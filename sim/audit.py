@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from policies.api import HOLDS_BLOCKS, Bools, Floats, Ints, Plan, Residency, View, blocks_for
+from policies.api import HOLDS_BLOCKS, NOBODY, Bools, Floats, Ints, Plan, Residency, View, blocks_for
 
 from .counters import Counters
 from .engine import Engine, Run, Watch
@@ -60,14 +60,27 @@ class Tally:
             self.read_s = np.concatenate((self.read_s, np.full(size, -np.inf)))
 
 
+class Parts(NamedTuple):
+    """Rows of a run: who decodes, who computes a chunk of its prompt, and how many tokens."""
+
+    decoding: Ints
+    prefilling: Ints
+    chunk: Ints
+
+    @classmethod
+    def of(cls, engine: Engine, run: Run) -> Parts:
+        decodes = len(engine.decoding)
+        return cls(run.rows[:decodes], run.rows[decodes:], np.broadcast_to(run.tokens, len(run.rows))[decodes:])
+
+
 class Moment(NamedTuple):
-    """What a check looks at; `view` and `plan` at decisions, `run` after runs and before the engine has booked them."""
+    """What a check looks at; `view` at decisions, `run` after runs and before the engine has booked them."""
 
     engine: Engine
     tally: Tally
-    view: View
-    plan: Plan
-    run: Run
+    view: View | None = None
+    run: Run | None = None
+    parts: Parts = Parts(NOBODY, NOBODY, NOBODY)
 
 
 class Invariant(NamedTuple):
@@ -95,7 +108,8 @@ def _host_blocks(m: Moment) -> str:
     kv, stored = m.engine.kv, np.zeros(m.engine.requests.n, np.bool_)
     stored[m.engine.storing] = True
     held = kv.host_held(stored)
-    return "" if kv.host_free >= 0 and kv.host_free + held == kv.host_total else f"free {kv.host_free} + held {held}, total {kv.host_total}"
+    same = kv.host_free >= 0 and kv.host_free + held == kv.host_total
+    return "" if same else f"free {kv.host_free} + held {held}, total {kv.host_total}"
 
 
 def _seats(m: Moment) -> str:
@@ -108,7 +122,7 @@ def _kv(m: Moment) -> str:
     q, n = m.engine.requests, m.engine.requests.n
     kv, at = q.computed_tokens[:n], q.residency[:n]
     begun = np.zeros(n, np.bool_)
-    begun[m.run.rows] = True                        # a first chunk is under way: resident, and nothing computed yet
+    begun[m.parts.prefilling] = True                # a first chunk is under way: resident, and nothing computed yet
     has = (kv > 0) | (begun & (at == Residency.GPU))
     fits = (kv >= 0) & (kv < q.prompt_tokens[:n] + q.output_tokens[:n])
     return _rows(m, fits & (has == (at != Residency.NONE)), kv)
@@ -139,11 +153,10 @@ def _outputs(m: Moment) -> str:
 
 
 def _counters(m: Moment) -> str:
-    names = [f.name for f in fields(Counters) if isinstance(getattr(m.tally.count, f.name), int) and f.name not in ("runs", "overlaps")]
-    off = [name for name in names if getattr(m.tally.count, name) != getattr(m.engine.count, name)]
-    off += [name for name in ("decode_s", "prefill_s", "unwritten_tokens")
-            if abs(getattr(m.tally.count, name) - getattr(m.engine.count, name)) > _TIME_S * (1 + getattr(m.engine.count, name))]
-    return ", ".join(f"{name} {getattr(m.engine.count, name)}, seen {getattr(m.tally.count, name)}" for name in off)
+    seen, count = m.tally.count, m.engine.count
+    names = [f.name for f in fields(Counters) if f.name not in ("runs", "overlaps")]
+    off = [name for name in names if abs(getattr(seen, name) - getattr(count, name)) > _TIME_S * (1 + getattr(count, name))]
+    return ", ".join(f"{name} {getattr(count, name)}, seen {getattr(seen, name)}" for name in off)
 
 
 def _in_flight(m: Moment) -> str:
@@ -182,11 +195,13 @@ def _readers(m: Moment) -> str:
 
 def _last_of_the_instant(m: Moment) -> str:
     now, then = m.engine.env.now, m.engine.env.peek()
-    return "" if then > now and now >= m.tally.run_end_s - _tolerance(now) else f"now {now}, next event {then}, last run to {m.tally.run_end_s}"
+    done = now >= m.tally.run_end_s - _tolerance(now)
+    return "" if then > now and done else f"now {now}, next event {then}, last run to {m.tally.run_end_s}"
 
 
 def _view(m: Moment) -> str:
     v, q, kv = m.view, m.engine.requests, m.engine.kv
+    assert v is not None
     for f in fields(View):
         value = getattr(v, f.name)
         if isinstance(value, np.ndarray):
@@ -201,71 +216,75 @@ def _view(m: Moment) -> str:
 
 # ---- runs
 
-def _batch(m: Moment) -> str:
-    q, rows, decoding = m.engine.requests, m.run.rows, m.engine.decoding
-    tokens = np.broadcast_to(m.run.tokens, len(rows))
-    left = q.prompt_tokens[rows] + q.output_tokens[rows] - q.computed_tokens[rows]
-    most = m.engine.machine.max_step_tokens
+def _batch(m: Moment, run: Run) -> str:
+    q, most = m.engine.requests, m.engine.machine.max_step_tokens
+    rows, tokens = run.rows, np.broadcast_to(run.tokens, len(run.rows))
     if not len(rows) or len(np.unique(rows)) < len(rows) or int(tokens.sum()) > most:
         return f"{len(np.unique(rows))} requests in {len(rows)} places, {int(tokens.sum())} tokens of {most}"
-    sound = (q.residency[rows] == Residency.GPU) & (tokens >= 1) & (tokens <= left) & (~np.isin(rows, decoding) | (tokens == 1))
-    speaks = np.isin(rows, m.run.speakers)
-    fine = sound & (speaks == (tokens == left)) & ((len(m.run.ends_s) == 1) | speaks)
-    return "" if fine.all() else f"ids {q.id[rows[~fine]].tolist()}, tokens {tokens[~fine].tolist()} of {left[~fine].tolist()}"
+    left = q.prompt_tokens[rows] + q.output_tokens[rows] - q.computed_tokens[rows]
+    speaks = np.isin(rows, run.speakers)
+    fine = (q.residency[rows] == Residency.GPU) & (tokens >= 1) & (tokens <= left) & (speaks == (tokens == left))
+    alone = len(run.ends_s) == 1 or not len(m.parts.prefilling)
+    same = np.array_equal(m.parts.decoding, m.engine.decoding) and len(run.speakers) == int(speaks.sum())
+    return "" if fine.all() and alone and same else f"ids {q.id[rows].tolist()}, tokens {tokens.tolist()} of {left.tolist()}"
 
 
-def _order_in_time(m: Moment) -> str:
-    run, now = m.run, m.engine.env.now
-    ids = m.engine.requests.id[run.speakers]
+def _order_in_time(m: Moment, run: Run) -> str:
+    now, ids = m.engine.env.now, m.engine.requests.id[run.speakers]
     ends = np.concatenate(([run.start_s], run.ends_s))
-    rising = bool((np.diff(ends) > 0).all()) and run.start_s >= m.tally.run_end_s - _tolerance(now) and abs(ends[-1] - now) <= _tolerance(now)
+    rises = bool((np.diff(ends) > 0).all()) and run.start_s >= m.tally.run_end_s - _tolerance(now)
     later = m.tally.token_s[ids] < run.ends_s[0]
-    return "" if rising and later.all() else f"run from {ends[0]} to {ends[-1]}, now {now}, last run to {m.tally.run_end_s}, ids {ids[~later].tolist()}"
+    if rises and later.all() and abs(ends[-1] - now) <= _tolerance(now):
+        return ""
+    return f"run from {ends[0]} to {ends[-1]}, now {now}, last run to {m.tally.run_end_s}, ids {ids[~later].tolist()}"
 
 
-def _room(m: Moment) -> str:
+def _room(m: Moment, run: Run) -> str:
     q, kv, bs = m.engine.requests, m.engine.kv, m.engine.machine.block_size
-    before = q.computed_tokens[m.run.rows]
+    before = q.computed_tokens[run.rows]
     grown = np.zeros(q.n, np.int64)
-    grown[m.run.rows] = blocks_for(before + m.run.tokens * len(m.run.ends_s), bs) - blocks_for(before, bs)
+    grown[run.rows] = blocks_for(before + run.tokens * len(run.ends_s), bs) - blocks_for(before, bs)
     need, host = int(grown.sum()), int(grown[m.engine.storing].sum())
     return "" if need <= kv.free and host <= kv.host_free else f"GPU {need} of {kv.free} blocks, host {host} of {kv.host_free}"
 
 
-def _durations(m: Moment) -> str:
-    e, run, q = m.engine, m.run, m.engine.requests
-    decodes = len(e.decoding)
-    kv, chunks = float(q.computed_tokens[e.decoding].sum()), run.rows[decodes:]
-    tokens, pairs = decodes, 0.0
-    if len(chunks):
-        chunk, done = np.broadcast_to(run.tokens, len(run.rows))[decodes:], q.computed_tokens[chunks]
-        tokens, pairs = decodes + int(chunk.sum()), float((chunk * (done + chunk / 2)).sum())
-    true_s = np.array([e.machine.latency.step_s(tokens, kv + step * decodes, pairs, len(run.rows)) for step in range(len(run.ends_s))])
-    took_s = np.diff(run.ends_s, prepend=run.start_s)
+def _durations(m: Moment, run: Run) -> str:
+    e, q, (decoding, prefilling, chunk) = m.engine, m.engine.requests, m.parts
+    decodes, done, step_s = len(decoding), q.computed_tokens[prefilling], m.engine.machine.latency.step_s
+    kv, pairs = float(q.computed_tokens[decoding].sum()), float((chunk * (done + chunk / 2)).sum())
+    tokens, seqs = decodes + int(chunk.sum()), decodes + len(prefilling)
+    true_s = np.array([step_s(tokens, kv + step * decodes, pairs, seqs) for step in range(len(run.ends_s))])
+    took_s, slip_s = np.diff(run.ends_s, prepend=run.start_s), _tolerance(run.ends_s[-1])
     late = len(e.storing) and not e.write_through.exact
-    fine = (took_s >= true_s - _tolerance(run.ends_s[-1])) & (late | (took_s <= true_s + _tolerance(run.ends_s[-1])))
+    fine = (took_s >= true_s - slip_s) & (late | (took_s <= true_s + slip_s))
     return "" if fine.all() else f"steps took {took_s[~fine].tolist()}, the model says {true_s[~fine].tolist()}"
 
 
-def _written(m: Moment) -> str:
-    e, run, q = m.engine, m.run, m.engine.requests
-    if run.kv_left is None:
+def _written(m: Moment, run: Run) -> str:
+    e, q = m.engine, m.engine.requests
+    if run.unwritten is None:
         return ""
     made = np.zeros(q.n)
     made[run.rows] = run.tokens
-    fresh, steps = made[e.storing], len(run.ends_s)
-    unwritten = q.computed_tokens[e.storing] - q.host_tokens[e.storing]
-    written_s = float((unwritten + fresh * steps - run.kv_left).sum()) * e.d2h.block_s / e.machine.block_size
+    fresh = made[e.storing]
+    waiting = q.computed_tokens[e.storing] - q.host_tokens[e.storing] + fresh * len(run.ends_s)
+    written_s = float((waiting - run.unwritten).sum()) * e.d2h.block_s / e.machine.block_size
     free_s = run.ends_s[-1] - min(max(e.d2h.free_s, run.start_s), run.ends_s[-1])
-    fine = (run.kv_left >= fresh) & (run.kv_left <= unwritten + fresh * steps + 1e-6)
-    return "" if fine.all() and written_s <= free_s + 1e-6 else f"left {run.kv_left.tolist()} of {unwritten.tolist()}, {written_s} s in {free_s} s"
+    exists = (run.unwritten >= fresh) & (run.unwritten <= waiting + 1e-6)
+    fine = exists.all() and written_s <= free_s + 1e-6
+    return "" if fine else f"left {run.unwritten.tolist()} of {waiting.tolist()}, {written_s} s in {free_s} s"
+
+
+def _of_run(check: Callable[[Moment, Run], str]) -> Callable[[Moment], str]:
+    return lambda m: check(m, m.run) if m.run is not None else ""
 
 
 # ---- the end: nobody is left
 
 def _returned(m: Moment) -> str:
     kv = m.engine.kv
-    return "" if kv.free == kv.total and kv.host_free == kv.host_total else f"GPU {kv.free} of {kv.total}, host {kv.host_free} of {kv.host_total}"
+    free = (kv.free, kv.host_free)
+    return "" if free == (kv.total, kv.host_total) else f"free {free} of {(kv.total, kv.host_total)}"
 
 
 def _segments(m: Moment) -> str:
@@ -295,20 +314,16 @@ DECISION = (
     Invariant(15, "the view shows the engine, and nothing in it can be written", _view),
 )
 RUN = (
-    Invariant(16, "a batch: residents, once each, within the token budget; who completes its prompt speaks", _batch),
-    Invariant(17, "steps follow each other, and each request's tokens do", _order_in_time),
-    Invariant(18, "what a run computes fits the free blocks of both tiers", _room),
-    Invariant(19, "a step lasts as long as the latency model says; only a late chunk makes it longer", _durations),
-    Invariant(20, "write-through writes what exists, in the time the link has left", _written),
+    Invariant(16, "a batch: residents, once each, within the token budget; who completes its prompt speaks", _of_run(_batch)),
+    Invariant(17, "steps follow each other, and each request's tokens do", _of_run(_order_in_time)),
+    Invariant(18, "what a run computes fits the free blocks of both tiers", _of_run(_room)),
+    Invariant(19, "a step lasts as long as the latency model says; only a late chunk makes it longer", _of_run(_durations)),
+    Invariant(20, "write-through writes what exists, in the time the link has left", _of_run(_written)),
 )
 END = (
     Invariant(21, "when nobody is left, all blocks are free", _returned),
     Invariant(22, "tokens delivered equal the sum of the segments", _segments),
 )
-
-_NO_RUN = Run(0.0, np.empty(0), np.empty(0, np.int64), 0, np.empty(0, np.int64))
-_NO_VIEW: View = None  # type: ignore[assignment]
-
 
 class Audit:
     """A Watch that raises InvariantBroken at the first contradiction. `also`: another Watch that sees the same."""
@@ -322,7 +337,7 @@ class Audit:
         self._engine = engine
         self.decisions += 1
         self.tally.count.decisions += 1
-        self._check(STATE + DECISION, Moment(engine, self.tally, view, plan, _NO_RUN))
+        self._check(STATE + DECISION, Moment(engine, self.tally, view))
         self._meet(engine)
         self._book_plan(engine, view, plan)
         if self.also:
@@ -330,9 +345,10 @@ class Audit:
 
     def ran(self, engine: Engine, run: Run) -> None:
         self.runs += 1
-        self._check(STATE + RUN, Moment(engine, self.tally, _NO_VIEW, engine.plan, run))
+        parts = Parts.of(engine, run)
+        self._check(STATE + RUN, Moment(engine, self.tally, None, run, parts))
         self._meet(engine)
-        self._book_run(engine, run)
+        self._book_run(engine, run, parts)
         if self.also:
             self.also.ran(engine, run)
 
@@ -340,7 +356,7 @@ class Audit:
         """After the run: whatever must hold when nobody is left; nothing to say when somebody is."""
         engine = self._engine
         if engine is not None and not engine.requests.n:
-            self._check(STATE + END, Moment(engine, self.tally, _NO_VIEW, engine.plan, _NO_RUN))
+            self._check(STATE + END, Moment(engine, self.tally))
 
     @staticmethod
     def _check(invariants: tuple[Invariant, ...], moment: Moment) -> None:
@@ -360,24 +376,25 @@ class Audit:
         count.drops += int(here.sum())
         count.copies_given_up += int((~here).sum())
         count.lost_tokens += int(view.computed_tokens[drop].sum())
-        count.offloads, count.loads, count.forgets = count.offloads + len(leave), count.loads + len(load), count.forgets + len(plan.forget)
+        count.offloads += len(leave)
+        count.loads += len(load)
+        count.forgets += len(plan.forget)
         kv, host = view.computed_tokens[leave], view.host_tokens[leave]
         writes = host < kv
         count.unwritten_tokens += float((kv - host)[writes].sum())
         tally.d2h_blocks += int((blocks_for(kv, bs) - host.astype(np.int64) // bs)[writes].sum())
         tally.h2d_blocks += int(blocks_for(view.computed_tokens[load], bs).sum())
 
-    def _book_run(self, engine: Engine, run: Run) -> None:
+    def _book_run(self, engine: Engine, run: Run, parts: Parts) -> None:
         tally, count, q = self.tally, self.tally.count, engine.requests
-        steps, decodes = len(run.ends_s), len(engine.decoding)
-        chunk = np.broadcast_to(run.tokens, len(run.rows))[decodes:]
-        if len(chunk):
-            count.prefill_steps, count.prefill_s = count.prefill_steps + 1, count.prefill_s + float(run.ends_s[-1]) - run.start_s
-            count.prefill_tokens += int(chunk.sum())
-            count.recomputed_tokens += int(chunk[q.preemptions[run.rows[decodes:]] > 0].sum())
+        steps, took_s = len(run.ends_s), float(run.ends_s[-1]) - run.start_s
+        count.decode_tokens += steps * len(parts.decoding)
+        if len(parts.prefilling):
+            count.prefill_steps, count.prefill_s = count.prefill_steps + 1, count.prefill_s + took_s
+            count.prefill_tokens += int(parts.chunk.sum())
+            count.recomputed_tokens += int(parts.chunk[q.preemptions[parts.prefilling] > 0].sum())
         else:
-            count.decode_steps, count.decode_s = count.decode_steps + steps, count.decode_s + float(run.ends_s[-1]) - run.start_s
-        count.decode_tokens += steps * decodes
+            count.decode_steps, count.decode_s = count.decode_steps + steps, count.decode_s + took_s
         ids = q.id[run.speakers]
         tally.output[ids] += steps
         tally.token_s[ids] = run.ends_s[-1]
@@ -411,7 +428,7 @@ def check_records(records: Records, asked: npt.ArrayLike | None = None) -> None:
     _records(26, "a request's token times rise", rising, tokens)
     ends = np.array([(t[0], t[-1]) if len(t) else (np.nan, np.nan) for t in times]).reshape(-1, 2)
     first = np.where(tokens > 0, (records.first_s == ends[:, 0]) & (ends[:, 0] > records.sent_s), np.isnan(records.first_s))
-    last = np.where(done, np.abs(records.last_s - ends[:, 1]) <= _tolerance(ends[:, 1]), True)
+    last = np.where(done, np.abs(records.last_s - ends[:, 1]) <= _TIME_S * (1.0 + ends[:, 1]), True)
     _records(27, "first and last token are those of the token times", first & last, records.first_s)
 
 
@@ -427,5 +444,5 @@ def _rows(m: Moment, holds: Bools, numbers: npt.NDArray[np.generic]) -> str:
     return f"ids {q.id[bad].tolist()}, residency {q.residency[bad].tolist()}, {numbers[bad].tolist()}"
 
 
-def _tolerance(time_s: float | Floats) -> float | Floats:
+def _tolerance(time_s: float) -> float:
     return _TIME_S * (1.0 + abs(time_s))

@@ -67,7 +67,9 @@ def playback(since_first_s: Floats, rates: Floats) -> tuple[Floats, Floats, Ints
     due = since_first_s                                 # x of the module's text, in units of 1/r
     due *= rate
     due -= np.arange(due.shape[1])
-    reached = np.maximum.accumulate(due, axis=1)
+    reached = np.zeros_like(due)                        # of whoever never waits: all is due when the first token is
+    waits = due.max(axis=1) > 0
+    reached[waits] = np.maximum.accumulate(due[waits], axis=1)
     ahead = reached[:, :-1] - due[:, 1:]
     rebuffers = np.count_nonzero(ahead < -TOLERANCE * rate, axis=1)
     rebuffer_s = reached[:, -1] / rates
@@ -149,10 +151,10 @@ def gaps(records: Records, chosen: Bools) -> Pooled:
     Inside a segment, gaps are differences of the clock, and as many requests have one as segments span it. The others are
     listed: from a prefill's token to the clock's first entry, and across the border between two segments.
     """
-    start, stop, token_s = records.segment_start, records.segment_stop, records.segment_token_s
+    kept = chosen[records.segment_id] & ((records.segment_stop > records.segment_start) | ~np.isnan(records.segment_token_s))
+    id, token_s = records.segment_id[kept], records.segment_token_s[kept]
+    start, stop = records.segment_start[kept], records.segment_stop[kept]
     ran, spoke = stop > start, ~np.isnan(token_s)
-    kept = chosen[records.segment_id] & (ran | spoke)
-    id, start, stop, token_s, ran, spoke = (column[kept] for column in (records.segment_id, start, stop, token_s, ran, spoke))
     clock, steps = records.clock_s, len(records.clock_s)
 
     spans = np.bincount(start[ran], minlength=steps) - np.bincount(stop[ran] - 1, minlength=steps)
@@ -219,7 +221,7 @@ def serving_summary(trace: Trace, rates: Floats, records: Records, requests: Per
         "request_rate": _offered_rate(trace),
         **_delivered(trace, rates, records, requests, duration),
         **_stalls(requests.reading, done & trace.reader),
-        "ttft_over_1300ms_share": _ratio(np.count_nonzero(requests.ttft_s[done] > PATIENCE_S), completed),
+        "ttft_over_1300ms_share": _ratio(int(np.count_nonzero(requests.ttft_s[done] > PATIENCE_S)), completed),
         "requests": len(trace) + dropped,
         "rejected": rejected,
         "dropped_row": dropped,
@@ -249,7 +251,7 @@ def _stalls(reading: Reading, readers: Bools) -> dict[str, float]:
         "mean_rebuffer_s": stalled_s.mean(),
         "p99_rebuffer_s": stalled_s.percentile(99),
         "rebuffers": int(times.sum()),
-        "stalled_share": _ratio(np.count_nonzero(times), len(times)),
+        "stalled_share": _ratio(int(np.count_nonzero(times)), len(times)),
     }
 
 
@@ -265,4 +267,4 @@ def _offered_rate(trace: Trace) -> float | str:
 
 
 def _ratio(part: float, whole: float) -> float:
-    return float(part) / whole if whole else nan
+    return part / whole if whole else nan

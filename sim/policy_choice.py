@@ -50,12 +50,13 @@ def choose(spec: str, arguments: Sequence[str] = ()) -> Choice:
     """The policy that `spec` names, with the arguments in its brackets and those given ("key=value")."""
     match = re.fullmatch(r"([^\[\]]*)(?:\[([^\[\]]*)\])?", spec.strip())
     if not match or not match[1]:
-        raise BadInput("policy", repr(spec), "must be a name, file.py:Class or module:Class, with arguments as in name[key=value,...]")
+        raise BadInput("policy", repr(spec), "must be NAME, file.py:Class or module:Class; arguments as in NAME[key=value,...]")
     name, bracketed = match[1].strip(), [part.strip() for part in (match[2] or "").split(",") if part.strip()]
     make, title = _maker(name)
-    given = _typed(name, make, [*bracketed, *arguments])
     try:
-        policy = make(**given)
+        policy = make(**_typed(name, make, [*bracketed, *arguments]))
+    except BadInput:
+        raise
     except Exception as error:
         raise BadInput("policy", _place(error, name), f"cannot be made: {type(error).__name__}: {error}") from error
     if not callable(getattr(policy, "plan", None)):
@@ -78,10 +79,9 @@ def arguments_of(make: Callable[..., Policy]) -> list[Argument]:
     """What the constructor of a policy takes."""
     kind: type = make if isinstance(make, type) else type(make())
     changed = None if isinstance(make, type) else make()        # a variant of a class has defaults of its own
-    hints = get_type_hints(kind.__init__)
+    hints = get_type_hints(getattr(kind, "__init__"))  # noqa: B009 -- mypy calls plain access to __init__ unsound
     return [Argument(p.name, hints.get(p.name, type(p.default)), getattr(changed, p.name, p.default))
-            for p in list(inspect.signature(kind.__init__).parameters.values())[1:]
-            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+            for p in inspect.signature(kind).parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
 # ---- the class
@@ -139,11 +139,12 @@ def _imported(what: str) -> Iterator[None]:
         raise BadInput("policy", _place(error, what), f"cannot be imported: {type(error).__name__}: {error}") from error
 
 
-def _place(error: BaseException, otherwise: str) -> str:
-    """file:line where a user's code raised, leaving out the frames of this file and of the import system."""
+def _place(error: BaseException, what: str) -> str:
+    """file:line of the user's code that raised: in the file `what` if it had a part in it; `what` when no code had."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__)
-              if frame.filename != __file__ and not frame.filename.startswith("<frozen")]
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else otherwise
+              if frame.filename != __file__ and not frame.filename.startswith("<")]
+    frames = [frame for frame in frames if frame.filename == os.path.abspath(what)] or frames
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else what
 
 
 # ---- its arguments
@@ -159,7 +160,8 @@ def _typed(name: str, make: Callable[..., Policy], given: Sequence[str]) -> dict
         if not equals or not key:
             raise BadInput("--policy-arg", repr(text), "must be key=value")
         if key not in known:
-            raise BadInput("--policy-arg", key, f"{name} has no such argument; it has {', '.join(map(str, known.values())) or 'none'}")
+            has = ", ".join(map(str, known.values())) or "none"
+            raise BadInput("--policy-arg", key, f"{name} has no such argument; it has {has}")
         if key in typed:
             raise BadInput("--policy-arg", key, "is given twice")
         try:

@@ -56,9 +56,11 @@ class Result:
         self.summary = {key: _plain(value) for key, value in (served | worked | self._description()).items()}
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
-        """One row per request of the trace, in its order; NaN where undefined or not given."""
+        """One row per request of the trace, in its order; NaN (None in a column of counts) where undefined or not given."""
         trace, records, metrics = self.trace, self.records, self.metrics
-        reading, read = metrics.reading, ~np.isnan(metrics.reading.rebuffer_s)
+        reading = metrics.reading
+        rebuffers = reading.rebuffers.astype(object)
+        rebuffers[np.isnan(reading.rebuffer_s)] = None
         return {
             "id": np.arange(len(trace)),
             "arrival_s": trace.arrival_s,
@@ -75,7 +77,7 @@ class Result:
             "tpot_s": metrics.tpot_s,
             "e2e_s": metrics.e2e_s,
             "rebuffer_s": reading.rebuffer_s,
-            "rebuffers": np.where(read, reading.rebuffers, np.nan),
+            "rebuffers": rebuffers,
             "effective_tokens": reading.effective_tokens,
             "preemptions": records.preemptions,
         }

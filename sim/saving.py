@@ -46,23 +46,34 @@ class Draft:
     def __init__(self, target: Path | None, command: str) -> None:
         self._shown, self._command = target or DEFAULT_ROOT, command
         self._target = target
+        self._path = Path(f".tokenflow-{token_hex(4)}.partial")
         self._made: list[Path] = []         # parents that were not there before
 
     def __enter__(self) -> Self:
-        with _one_line(self._shown):
-            if self._target is not None:
-                self._target = self._target.resolve()
-                _must_be_free(self._target, self._shown)
-            parent = DEFAULT_ROOT if self._target is None else self._target.parent
-            for folder in reversed((parent, *parent.parents)):
-                if not folder.exists():
-                    folder.mkdir(exist_ok=True)
-                    self._made.append(folder)
-            self._path = parent / f".tokenflow-{token_hex(4)}.partial"
-            self._path.mkdir()
+        try:
+            with _one_line(self._shown):
+                self._open()
+        except BadInput:
+            self._clear()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+        self._clear()
+
+    def _open(self) -> None:
+        if self._target is not None:
+            self._target = self._target.resolve()
+            _must_be_free(self._target, self._shown)
+        parent = DEFAULT_ROOT if self._target is None else self._target.parent
+        for folder in reversed((parent, *parent.parents)):
+            if not folder.exists():
+                folder.mkdir(exist_ok=True)
+                self._made.append(folder)
+        self._path = parent / self._path
+        self._path.mkdir()
+
+    def _clear(self) -> None:
         shutil.rmtree(self._path, ignore_errors=True)
         for folder in reversed(self._made):
             with suppress(OSError):         # not empty: it holds results
@@ -78,8 +89,7 @@ class Draft:
         """The draft becomes the result; where it is now, as the user would write it."""
         with _one_line(self._shown):
             if self._target is not None:
-                _must_be_free(self._target, self._shown)
-                self._path.rename(self._target)
+                self._path.rename(self._target)     # fails on a directory that someone else has filled meanwhile
                 return self._shown
             for n in count(1):
                 target = DEFAULT_ROOT / f"{self._command}-{n}"
@@ -91,32 +101,38 @@ class Draft:
 def save_run(result: Result, directory: Path) -> Path:
     """One run into a new or empty directory."""
     with Draft(directory, "run") as draft:
-        write_run(draft, result, "")
+        write_run(draft, result)
         draft.write("host.json", as_json(host_facts()))
         return draft.publish()
 
 
-def write_run(draft: Draft, result: Result, folder: str) -> None:
+def write_run(draft: Draft, result: Result, folder: str = "") -> None:
     """run.json and requests.csv, into a folder of the draft when one is named."""
-    draft.write(f"{folder}/run.json".lstrip("/"), as_json(run_facts(result)))
-    draft.write(f"{folder}/requests.csv".lstrip("/"), as_csv(result.columns()))
+    draft.write(os.path.join(folder, "run.json"), as_json(run_facts(result)))
+    draft.write(os.path.join(folder, "requests.csv"), as_csv(result.columns()))
+
+
+def write_comparison(draft: Draft, results: Mapping[str, Result]) -> None:
+    """compare.json, compare.csv (one row per policy), and a folder per policy."""
+    draft.write("compare.json", as_json(comparison_facts(results)))
+    facts = [run_facts(result) for result in results.values()]
+    keys = dict.fromkeys(["policy", *(key for fact in facts for key in fact)])
+    draft.write("compare.csv", as_csv({key: [fact.get(key) for fact in facts] for key in keys}))
+    used: set[str] = set()
+    for label, result in results.items():
+        folder = next(name for n in count(1) if (name := _folder(label, n)) not in used)
+        used.add(folder)
+        write_run(draft, result, folder)
 
 
 def run_facts(result: Result) -> dict[str, Any]:
     """What run.json holds: the version, and the summary."""
-    return {"tokenflow_lab": _version("tokenflow-lab")} | result.summary
+    return {"tokenflow_lab": version_of("tokenflow-lab")} | result.summary
 
 
 def comparison_facts(results: Mapping[str, Result]) -> dict[str, Any]:
     """What compare.json holds: what run.json would, by policy."""
     return {"policies": {label: run_facts(result) for label, result in results.items()}}
-
-
-def comparison_columns(results: Mapping[str, Result]) -> dict[str, list[Any]]:
-    """What compare.csv holds: one row per policy."""
-    facts = [run_facts(result) for result in results.values()]
-    return {"policy": [fact["policy"] for fact in facts]} | {key: [fact.get(key) for fact in facts] for key in dict.fromkeys(
-        key for fact in facts for key in fact)}
 
 
 def host_facts(simulate_cpu_s: Mapping[str, float] | None = None, command: Sequence[str] | None = None) -> dict[str, Any]:
@@ -126,16 +142,11 @@ def host_facts(simulate_cpu_s: Mapping[str, float] | None = None, command: Seque
         "host": platform.node(),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: version_of(name) for name in _PACKAGES},
         "command": list(sys.argv if command is None else command),
         "simulate_cpu_s": dict(simulate_cpu_s or {}),
         "process_cpu_s": time.process_time(),
     }
-
-
-def folder_name(label: str) -> str:
-    """A policy's label as the name of a folder, without what shells and file systems take for something else."""
-    return re.sub(r"[^\w.=,+-]+", "_", label).strip("_.") or "policy"
 
 
 def as_json(facts: Mapping[str, Any]) -> str:
@@ -151,14 +162,21 @@ def as_csv(columns: Mapping[str, Any]) -> str:
     return text.getvalue()
 
 
+def _folder(label: str, n: int) -> str:
+    """The n-th choice of a folder for a policy: its label without what shells and file systems take for something else."""
+    name = re.sub(r"[^\w.=,+-]+", "_", label).strip("_.") or "policy"
+    return name if n == 1 else f"{name}-{n}"
+
+
 def _listed(column: Any) -> list[Any]:
     return column if isinstance(column, list) else list(column.tolist())
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Of an installed distribution; None when it is not installed, as in a bare checkout."""
     try:
         return metadata.version(package)
-    except metadata.PackageNotFoundError:       # run from a checkout that is not installed
+    except metadata.PackageNotFoundError:
         return None
 
 
@@ -177,6 +195,8 @@ def _must_be_free(target: Path, shown: Path) -> None:
     if target.is_dir():
         if any(target.iterdir()):
             raise BadInput("output directory", str(shown), "is not empty; results are never overwritten")
+        if target == Path.cwd().resolve():      # it would be replaced under the user's feet
+            raise BadInput("output directory", str(shown), "is the current directory; name a new one")
     elif os.path.lexists(target):
         raise BadInput("output directory", str(shown), "is a file")
 

@@ -11,7 +11,7 @@ import numpy as np
 import simpy
 
 from policies import POLICIES
-from policies.api import Event, Floats, Ints, Policy
+from policies.api import Bools, Event, Floats, Ints, Policy
 from traces import Trace
 
 from .engine import Engine, Watch
@@ -61,7 +61,7 @@ def _fresh(policy: Policy) -> Policy:
     try:
         return copy.deepcopy(policy)
     except Exception as error:
-        raise PolicyError(f"policy {type(policy).__name__}", "copying it for the run", f"{type(error).__name__}: {error}") from error
+        raise PolicyError(f"policy {type(policy).__name__}", "copied for the run", f"{type(error).__name__}: {error}") from error
 
 
 def _machine(hardware: Machine | str | Path, model: str, policy: Policy, options: dict[str, Any]) -> tuple[Machine, dict[str, Any]]:
@@ -76,7 +76,8 @@ def _machine(hardware: Machine | str | Path, model: str, policy: Policy, options
     return build_machine(hardware, model, **options), manifest(hardware, model, **overridden)
 
 
-def _check(trace: Trace, consume_rate: float, max_concurrency: int | None, max_model_len: int | None, until_s: float | None) -> None:
+def _check(trace: Trace, consume_rate: float, max_concurrency: int | None, max_model_len: int | None,
+           until_s: float | None) -> None:
     if not len(trace):
         raise BadInput("trace", trace.source or "given", "holds no requests")
     for option, value in (("--consume-rate", consume_rate), ("--max-concurrency", max_concurrency),
@@ -89,7 +90,8 @@ class _Run:
     """The clients of one engine: they send requests, and wait where --max-concurrency says so."""
 
     def __init__(self, policy: Policy, trace: Trace, machine: Machine, consume_rate: float, max_concurrency: int | None,
-                 max_model_len: int | None, until_s: float | None, step_by_step: bool, watch: Watch | None, progress: Progress | None) -> None:
+                 max_model_len: int | None, until_s: float | None, step_by_step: bool, watch: Watch | None,
+                 progress: Progress | None) -> None:
         self.env, self.trace, self.machine, self.policy = simpy.Environment(), trace, machine, policy
         self.engine = Engine(self.env, machine, policy, step_by_step=step_by_step, watch=watch, finished=self._finished,
                              stop_s=np.inf if until_s is None else until_s)
@@ -101,7 +103,7 @@ class _Run:
         self._turned_away = self._reject(max_model_len)
         self.env.process(self._clients())
 
-    def _reject(self, max_model_len: int | None) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    def _reject(self, max_model_len: int | None) -> Bools:
         """Marks requests that can never run; BadInput when that is all of them."""
         need = self.trace.input_tokens + self.trace.output_tokens
         pool = self.machine.kv_blocks * self.machine.block_size
@@ -110,7 +112,7 @@ class _Run:
             over = need > limit
             self.records.fate[over] = Fate.REJECTED
             self.records.reason[over] = f"prompt + output exceeds {name} {limit} tokens"
-        rejected = self.records.fate == Fate.REJECTED
+        rejected: Bools = self.records.fate == Fate.REJECTED
         if rejected.all():
             raise BadInput("trace", self.trace.source or "given", f"no request fits: {self.records.reason[0]}")
         return rejected

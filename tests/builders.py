@@ -69,9 +69,10 @@ def machine(**changes: Any) -> Machine:
                       "max_step_tokens": 2048} | changes)
 
 
-def run_engine(asks: Sequence[Ask], policy: Policy, on: Machine, *, step_by_step: bool = False, stop_s: float = inf) -> Ran:
+def run_engine(asks: Sequence[Ask], policy: Policy, on: Machine, *, step_by_step: bool = False, stop_s: float = inf,
+               watch: Log | None = None) -> Ran:
     """Runs `asks` (in order of arrival) on an engine to the end; Wedged when it never comes."""
-    env, log, policy, records = simpy.Environment(), Log(), copy.deepcopy(policy), Records.blank(len(asks))
+    env, log, policy, records = simpy.Environment(), watch or Log(), copy.deepcopy(policy), Records.blank(len(asks))
 
     def finished(rows: Ints, now_s: float) -> None:
         records.close(engine.requests, rows, Fate.COMPLETED, now_s)

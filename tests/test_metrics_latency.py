@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.metrics import Pooled, gaps
+from sim.metrics import Pooled, gaps, read
 from sim.records import Fate, Records
 
 
@@ -24,7 +24,7 @@ def clocks(draw: st.DrawFn) -> Records:
         for start, stop in zip(cuts[::2], cuts[1::2]):
             before = clock[start - 1] if start else 0.0
             prefill = draw(st.booleans())
-            segments.append((id, before - 1 / 128 if prefill else np.nan, start, stop))
+            segments.append((id, before + 1 / 128 if prefill else np.nan, start, stop))
     records.clock_s = clock.astype(float)
     columns = list(zip(*segments)) or [(), (), (), ()]
     records.segment_id, records.segment_start, records.segment_stop = (np.array(columns[i], np.int64) for i in (0, 2, 3))
@@ -47,6 +47,21 @@ def test_gaps_are_those_of_every_token(records: Records) -> None:
     assert pooled.std() == pytest.approx(listed.std(), rel=1e-9, abs=1e-9)
     for q in (0, 1, 37.5, 50, 90, 99, 100):
         assert pooled.percentile(q) == np.percentile(listed, q), q
+
+
+@given(clocks())
+def test_segments_and_lists_of_token_times_read_alike(records: Records) -> None:
+    times = [records.token_times_s(id) for id in range(len(records.tokens))]
+    records.tokens[:] = [len(one) for one in times]
+    records.first_s[:] = [one[0] if len(one) else np.nan for one in times]
+    some, rates, lengths = records.tokens > 0, np.full(len(times), 3.0), np.full(len(times), 50)
+    if some.any():
+        listed = Records.of_token_times([0.0] * int(some.sum()), [one for one in times if len(one)])
+        cut = read(records, rates, lengths, np.arange(len(times)))
+        whole = read(listed, rates[some], lengths[some], np.arange(int(some.sum())))
+        assert cut.rebuffer_s[some].tolist() == whole.rebuffer_s.tolist()
+        assert cut.rebuffers[some].tolist() == whole.rebuffers.tolist()
+        assert cut.effective_tokens[some].tolist() == whole.effective_tokens.tolist()
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.integers(0, 5)), min_size=1, max_size=30), st.floats(0, 100))

@@ -32,10 +32,10 @@ def walk(times: list[Fraction], rate: Fraction, length: int) -> tuple[list[int],
 
 @st.composite
 def deliveries(draw: st.DrawFn) -> list[Fraction]:
-    """Token times on a grid of 1/64 s, which floats hold exactly; tokens may come together."""
-    gaps = draw(st.lists(st.integers(0, 200) | st.sampled_from([0, 1, 4, 64]), min_size=1, max_size=60))
-    start = draw(st.integers(0, 64_000))
-    return [Fraction(start + sum(gaps[: i + 1]), 64) for i in range(len(gaps))]
+    """Token times on a grid: of 1/64 s, which floats hold exactly, or of 1/10 s, which they do not; tokens may come together."""
+    gaps = draw(st.lists(st.integers(0, 200) | st.sampled_from([0, 1, 4, 10, 64]), min_size=1, max_size=60))
+    start, grid = draw(st.integers(0, 64_000)), draw(st.sampled_from([64, 10]))
+    return [Fraction(start + sum(gaps[: i + 1]), grid) for i in range(len(gaps))]
 
 
 def of_token_times(times: list[list[Fraction]] | list[list[float]] | list[np.ndarray], **given: object) -> Records:
@@ -73,6 +73,17 @@ def test_reading_any_floats(gaps: list[float], rate: float, start: float) -> Non
     _, stalls, _ = walk([Fraction(float(time)) for time in times], Fraction(rate), len(times))
     assert reading.rebuffer_s[0] == pytest.approx(float(sum(stalls)), abs=1e-7)
     assert 1 <= reading.effective_tokens[0] <= len(times)
+
+
+def test_a_token_taken_up_this_instant_is_read() -> None:
+    """Five tokens every 0.1 s, read at 20/s: at each delivery a token falls due, and floats miss that instant by a hair."""
+    times = [Fraction(12_345 + i // 5, 10) for i in range(100)]
+    counted, _, weights = walk(times, Fraction(20), 100)
+    since_first = np.array([[float(time) - 1234.5 for time in times]])
+    unread, _, _ = playback(since_first, np.array([20.0]))
+    assert unread[0].tolist() == counted[1:]
+    reading = read(of_token_times([times]), np.array([20.0]), np.array([100]), np.array([0]))
+    assert reading.effective_tokens[0] == pytest.approx(float(sum(weights)), abs=1e-9)
 
 
 def test_one_stall_between_two_thresholds() -> None:

@@ -273,7 +273,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
     def _ran(self, speakers: set[Stream]) -> None:
         now_s = self.clock()
         for stream, unwritten in zip(self.storing, self.host.unwritten() if self.storing else ()):
-            stream.host_tokens = stream.computed_tokens - unwritten
+            stream.host_tokens = round(stream.computed_tokens - unwritten, 9)   # 3e-14 tokens would hold a host block
         for stream in speakers:
             stream.deliver(now_s)
         self._count(now_s - self.step_began_s)

@@ -90,6 +90,9 @@ class FakeHost(KVConnectorBase_V1):
     def update_connector_output(self, connector_output: KVConnectorOutput) -> None:
         self._across += [(name, self._landed.pop(name)) for name in connector_output.finished_recving or ()]
 
+    def get_loaded_kv_cache_group_ids(self, request: Request) -> tuple[int, ...]:
+        return ()
+
     def build_connector_meta(self, scheduler_output: Any) -> None: ...
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None: ...
     def wait_for_layer_load(self, layer_name: str) -> None: ...

@@ -76,7 +76,7 @@ class Recording:
 
     def ran(self, engine: Any, run: Run) -> None:
         ids = engine.requests.id[run.rows].tolist()
-        tokens = [run.tokens] * len(ids) if isinstance(run.tokens, int) else run.tokens.tolist()
+        tokens = np.broadcast_to(run.tokens, len(ids)).tolist()
         for end_s in run.ends_s.tolist():
             self.step(end_s, dict(zip(ids, tokens)))
 

@@ -1,0 +1,190 @@
+"""The flags of `tokenflow run` and `tokenflow compare`, each written once, and what they say about workload and machine.
+
+Flags are named as vLLM names them. None means that the flag was not given.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+if TYPE_CHECKING:
+    from traces import Trace
+
+PAPERS_RATE = 20.0      # tokens per second; `sim.simulate.DEFAULT_CONSUME_TPS`, which would cost an import of numpy
+
+_WHOLE, _REAL = (int, "a whole number"), (float, "a number")
+_NUMBERS: dict[Any, tuple[Callable[[str], float], str]] = {int: _WHOLE, int | None: _WHOLE, float: _REAL, float | None: _REAL}
+
+Job = Callable[[], None]
+
+
+def _flag(panel: str, help: str, *names: str, metavar: str | None = None) -> Any:
+    """Named after its field, unless names are given."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, show_default=False)
+
+
+_file, _drawn = partial(_flag, "Workload from a file"), partial(_flag, "Workload drawn at random")
+_clients, _machine = partial(_flag, "Clients and readers"), partial(_flag, "Machine")
+_run, _output = partial(_flag, "Run"), partial(_flag, "Output")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What both commands take."""
+
+    trace: Annotated[str | None, _file(
+        "CSV, plain or gzipped: Azure LLM inference traces, or arrival_s,input_tokens,output_tokens[,...]", metavar="FILE")] = None
+    start: Annotated[float | None, _file("Leave out what arrives before this second of the trace", metavar="SECOND")] = None
+    end: Annotated[float | None, _file("Leave out what arrives at this second or later", metavar="SECOND")] = None
+    limit: Annotated[int | None, _file("At most so many requests", metavar="N")] = None
+    time_scale: Annotated[float | None, _file("Multiply arrival times: 2 halves the rate", metavar="FACTOR")] = None
+
+    num_prompts: Annotated[int | None, _drawn("Number of requests", metavar="N")] = None
+    arrival: Annotated[str | None, _drawn(
+        "All at once, or one by one (default: burst, poisson when a rate is given)", metavar="burst|poisson")] = None
+    request_rate: Annotated[float | None, _drawn("Requests per second", metavar="PER_S")] = None
+    burstiness: Annotated[float | None, _drawn(
+        "Shape of the gaps between arrivals: 1 is Poisson, below 1 comes in clumps (default: 1)", metavar="SHAPE")] = None
+    input_len: Annotated[str | None, _drawn(
+        "normal:MEAN:SIGMA or constant:TOKENS (default: constant:512)", metavar="LENGTHS")] = None
+    output_len: Annotated[str | None, _drawn("Likewise (default: constant:512)", metavar="LENGTHS")] = None
+    seed: Annotated[int, _drawn("Of the random numbers (default: 0)", metavar="N")] = 0
+
+    consume_rate: Annotated[float, _clients(
+        f"Tokens per second that a reader takes, where the trace does not say (default: {PAPERS_RATE:g}, the TokenFlow paper's)",
+        metavar="PER_S")] = PAPERS_RATE
+    max_concurrency: Annotated[int | None, _clients(
+        "Requests in flight at most; the client holds back the others", metavar="N")] = None
+    max_model_len: Annotated[int | None, _clients(
+        "Reject requests whose prompt and output together are longer (default: no limit)", metavar="TOKENS")] = None
+
+    hardware: Annotated[str, _machine(
+        "Profile of the package or a JSON file; see tokenflow list hardware (default: rtx4090)", metavar="NAME|FILE")] = "rtx4090"
+    model: Annotated[str, _machine(
+        "One that the profile has step times of; see tokenflow list models (default: llama3-8b)", metavar="NAME")] = "llama3-8b"
+    mem_fraction: Annotated[float | None, _machine(
+        "Weights, activations and KV over GPU memory, vLLM's --gpu-memory-utilization (default: 0.9)", metavar="SHARE")] = None
+    kv_tokens: Annotated[int | None, _machine(
+        "KV pool, in place of what follows from the memory: the GPU KV cache size that a server logs", metavar="TOKENS")] = None
+    host_kv_tokens: Annotated[int | None, _machine(
+        "KV pool in host memory; 0: none (default: twice the GPU's)", metavar="TOKENS")] = None
+    block_size: Annotated[int | None, _machine("Tokens per KV block (default: 16)", metavar="TOKENS")] = None
+    max_num_seqs: Annotated[int | None, _machine("Requests that may hold GPU memory (default: the profile's)", metavar="N")] = None
+    max_num_batched_tokens: Annotated[int | None, _machine(
+        "Tokens per engine step (default: the policy's, else the profile's)", metavar="TOKENS")] = None
+    host_time_ms: Annotated[float | None, _machine(
+        "Milliseconds of each step that the GPU waits for the host (default: the profile's)", metavar="MS")] = None
+    believed_step: Annotated[float | None, _machine(
+        "Step times that the policy believes in, as a multiple of the true ones (default: 1)", metavar="FACTOR")] = None
+    believed_link: Annotated[float | None, _machine("Link rates likewise (default: 1)", metavar="FACTOR")] = None
+
+    until: Annotated[float | None, _run("Stop at this second; the rest stays unfinished", metavar="SECOND")] = None
+    step_by_step: Annotated[bool, _run("One engine step per event: slower, for checking", "--step-by-step")] = False
+
+    output_dir: Annotated[str | None, _output(
+        "New or empty directory for the results (default: tokenflow-out/COMMAND-N; none with --json)",
+        "--output-dir", "-o", metavar="DIR")] = None
+    json: Annotated[bool, _output("One JSON object on standard output, and nothing else there", "--json")] = False
+    debug: Annotated[bool, _output("Show where in the code an error comes from", "--debug")] = False
+
+    def workload(self) -> Trace:
+        """The trace that the flags name, cut or drawn. BadInput when they contradict each other."""
+        from traces import BadInput, generate, load_trace
+        cut = self._given("start", "end", "limit", "time_scale")
+        drawn = self._given("num_prompts", "arrival", "request_rate", "burstiness", "input_len", "output_len")
+        if drawn and (cut or self.trace is not None):
+            mine, other = next(iter(drawn)), "trace" if self.trace is not None else next(iter(cut))
+            raise BadInput(_name(mine), str(drawn[mine]), (
+                f"cannot be given together with {_name(other)}: a workload is read from a file or drawn, not both"))
+        if self.trace is not None:
+            trace = load_trace(self.trace)
+            named = {"start": "start_s", "end": "end_s", "limit": "limit", "time_scale": "time_scale"}
+            return trace.window(**{named[name]: value for name, value in cut.items()}) if cut else trace
+        if cut:
+            name = next(iter(cut))
+            raise BadInput(_name(name), str(cut[name]), "cuts a trace: give --trace FILE as well")
+        if self.num_prompts is None:
+            hint = "--num-prompts N" if drawn else "--trace FILE, or --num-prompts N to draw one (with --request-rate R: Poisson)"
+            raise BadInput("workload", "command line", f"give {hint}")
+        arrival = self.arrival or ("burst" if self.request_rate is None else "poisson")
+        return generate(**(drawn | {"arrival": arrival, "seed": self.seed}))
+
+    def simulation(self) -> dict[str, Any]:
+        """Keyword arguments of `sim.simulate` for everything but policy and trace."""
+        machine = self._given("mem_fraction", "kv_tokens", "host_kv_tokens", "block_size", "max_num_seqs", "max_num_batched_tokens",
+                              "believed_step", "believed_link")
+        if self.host_time_ms is not None:
+            machine["host_s"] = self.host_time_ms / 1000
+        return machine | {
+            "hardware": self.hardware, "model": self.model, "consume_rate": self.consume_rate, "seed": self.seed,
+            "max_concurrency": self.max_concurrency, "max_model_len": self.max_model_len, "until_s": self.until,
+            "step_by_step": self.step_by_step,
+        }
+
+    @property
+    def target(self) -> Path | None:
+        return None if self.output_dir is None else Path(self.output_dir)
+
+    def _given(self, *names: str) -> dict[str, Any]:
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+@dataclass(frozen=True)
+class RunOptions(Options):
+    policy: Annotated[str, _run(
+        "NAME, file.py:Class or module:Class; see tokenflow list policies (default: tokenflow)", metavar="POLICY")] = "tokenflow"
+    policy_arg: Annotated[list[str] | None, _run("An argument of the policy; may be repeated", metavar="KEY=VALUE")] = None
+
+
+@dataclass(frozen=True)
+class CompareOptions(Options):
+    policies: Annotated[str, _run(
+        "As --policy of run, each with its arguments in square brackets; ratios are to the first (default: sglang,vllm,tokenflow)",
+        metavar="POLICY,...")] = "sglang,vllm,tokenflow"
+
+
+def with_flags(command: Callable[[Any], None]) -> Callable[..., Job]:
+    """A function of one dataclass as a typer command: each field is a flag, and the command returns what is to be done.
+
+    Typer sees numbers as text. They are read here, when it is done, so that a bad one is a BadInput like any other.
+    """
+    kind = next(iter(get_type_hints(command).values()))
+    hints, flags = get_type_hints(kind), get_type_hints(kind, include_extras=True)
+
+    def flagged(**given: Any) -> Job:
+        def job() -> None:
+            command(kind(**{name: _read(name, value, hints[name]) for name, value in given.items() if value is not None}))
+        return job
+
+    parameters = []
+    for f in fields(kind):
+        numeric = hints[f.name] in _NUMBERS
+        annotation = Annotated[str | None, *flags[f.name].__metadata__] if numeric else flags[f.name]
+        parameters.append(inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation,
+                                            default=None if numeric else f.default))
+    flagged.__signature__ = inspect.Signature(parameters)       # type: ignore[attr-defined]
+    flagged.__name__, flagged.__doc__ = command.__name__, command.__doc__
+    return flagged
+
+
+def _read(field: str, value: Any, hint: Any) -> Any:
+    """The number that a text says, where the field is one."""
+    if hint not in _NUMBERS:
+        return value
+    number, what = _NUMBERS[hint]
+    try:
+        return number(value)
+    except ValueError:
+        from traces import BadInput
+        raise BadInput(_name(field), repr(value), f"is not {what}") from None
+
+
+def _name(field: str) -> str:
+    return "--" + field.replace("_", "-")

@@ -1,0 +1,171 @@
+"""Results as tables for people: what was simulated, what readers saw, what the engine did, what it cost to compute."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .cli_options import PAPERS_RATE
+from .result import Result
+
+Summary = Mapping[str, Any]
+
+_TITLE_WIDTH, _RATIO_WIDTH = 25, 8
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    title: str
+    value: Callable[[Summary], float | None] | str      #: of the summary, or a key in it
+    scale: float = 1.0
+    form: str = "{:,.1f}"
+    ratio: bool = True          #: whether its ratio to the first policy says something
+    always: bool = True         #: also when it is 0 for every policy
+
+    def number(self, summary: Summary) -> float | None:
+        value: float | None = summary[self.value] if isinstance(self.value, str) else self.value(summary)
+        return None if value is None else value * self.scale
+
+    def cells(self, summary: Summary, first: Summary) -> list[str]:
+        """The value and, for all but the first policy, its ratio to the first's."""
+        value, base = self.number(summary), self.number(first)
+        shown = "-" if value is None else self.form.format(value)
+        if summary is first:
+            return [shown]
+        return [shown, _ratio(value, base) if self.ratio and value is not None and base else ""]
+
+
+_S, _PERCENT, _COUNT = "{:,.2f}", "{:.1f}", "{:,.0f}"
+_READERS = (
+    Row("TTFT mean, s", "mean_ttft_ms", 1e-3, _S),
+    Row("TTFT median, s", "median_ttft_ms", 1e-3, _S),
+    Row("TTFT P99, s", "p99_ttft_ms", 1e-3, _S),
+    Row("TTFT over 1.3 s, %", "ttft_over_1300ms_share", 100, _PERCENT, ratio=False),
+    Row("TPOT mean, ms", "mean_tpot_ms"),
+    Row("ITL P99, ms", "p99_itl_ms"),
+    Row("rebuffering mean, s", "mean_rebuffer_s", 1, _S),
+    Row("rebuffering P99, s", "p99_rebuffer_s", 1, _S),
+    Row("readers that stalled, %", "stalled_share", 100, _PERCENT, ratio=False),
+    Row("effective tokens/s", "effective_throughput"),
+    Row("QoS", "qos", ratio=False),
+)
+_ENGINE = (
+    Row("output tokens/s", "output_throughput"),
+    Row("duration, s", "duration"),
+    Row("GPU busy, %", "gpu_busy_share", 100, _PERCENT, ratio=False),
+    Row("preemptions", "preemptions", 1, _COUNT, ratio=False),
+    Row("  of them to the host", "offloads", 1, _COUNT, ratio=False),
+    Row("tokens recomputed", "recomputed_tokens", 1, _COUNT, ratio=False),
+    Row("KV to host, GB", "d2h_bytes", 1e-9, ratio=False),
+    Row("KV to GPU, GB", "h2d_bytes", 1e-9, ratio=False),
+    Row("link busiest way, %", lambda s: max(s["h2d_utilisation"], s["d2h_utilisation"]), 100, _PERCENT, ratio=False),
+)
+_FATES = (
+    Row("requests completed", "completed", 1, _COUNT, ratio=False),
+    Row("  rejected", "rejected", 1, _COUNT, ratio=False, always=False),
+    Row("  dropped with the file", "dropped_row", 1, _COUNT, ratio=False, always=False),
+    Row("  unfinished", "unfinished", 1, _COUNT, ratio=False, always=False),
+)
+_COST = (
+    Row("CPU of simulate, s", "cpu_s", 1, _S),
+    Row("tokens/CPU s, million", lambda s: s["generated_tokens"] / max(s["cpu_s"], 1e-9), 1e-6, _S),
+)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would end the process here; whoever called us knows what to do."""
+        raise BrokenPipeError
+
+
+def plain_console() -> Console:
+    """Standard output as rich sees it: 80 columns and no colours unless a terminal says otherwise."""
+    return _Console(highlight=False)
+
+
+def show(results: Mapping[str, Result], cpu_s: Mapping[str, float]) -> None:
+    """The policies side by side, as many as the width holds; each further table begins with the first policy again."""
+    console = plain_console()
+    for line in _heading(next(iter(results.values()))):
+        console.print(Text(line))
+    summaries = {label: result.summary | {"cpu_s": cpu_s[label]} for label, result in results.items()}
+    for page in _pages(list(summaries), console.width):
+        console.print(_table({label: summaries[label] for label in page}))
+    console.print(f"CPU of the whole process: {time.process_time():.2f} s")
+
+
+def _pages(labels: list[str], width: int) -> list[list[str]]:
+    """The labels of each table."""
+    first, *others = labels
+    pages, left = [[first]], width - _TITLE_WIDTH - _label_width(first)
+    for label in others:
+        need = _label_width(label) + _RATIO_WIDTH
+        if need > left and len(pages[-1]) > 1:
+            pages.append([first])
+            left = width - _TITLE_WIDTH - _label_width(first)
+        pages[-1].append(label)
+        left -= need
+    return pages
+
+
+def _label_width(label: str) -> int:
+    return max(len(line) for line in [*_header(label).split("\n"), "12,345.67"])
+
+
+def _table(summaries: Mapping[str, Summary]) -> Table:
+    first, columns = next(iter(summaries.values())), list(summaries.values())
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
+    table.add_column("", no_wrap=True)
+    for label, summary in summaries.items():
+        table.add_column(Text(_header(label)), justify="right", overflow="fold")
+        if summary is not first:
+            table.add_column("", style="dim", no_wrap=True)
+    for section in (_READERS, _ENGINE, _FATES, _COST):
+        shown = [row for row in section if row.always or any(map(row.number, columns))]
+        for row in shown:
+            cells = [Text(cell) for summary in columns for cell in row.cells(summary, first)]
+            table.add_row(row.title, *cells, end_section=row is shown[-1])
+    return table
+
+
+def _header(label: str) -> str:
+    """The label in lines: an argument each."""
+    return label.replace("[", "\n[").replace(",", ",\n")
+
+
+def _heading(result: Result) -> list[str]:
+    """What all runs have in common."""
+    said = result.summary
+    rate, machine = said["consume_rate"], result.machine
+    readers = f"Readers take {rate:g} tokens/s" + (" (the TokenFlow paper's rate)" if rate == PAPERS_RATE else "")
+    given = sum(value == value for value in result.trace.consume_tps)
+    if given:
+        readers += f" where the trace does not say; it does for {given:,} of {len(result.trace):,}"
+    lines = [
+        f"{len(result.trace):,} requests: {said['trace'] or 'given'}",
+        f"{said.get('model')} on {said.get('hardware')}: KV pool {said['kv_tokens']:,} tokens, host {said['host_kv_tokens']:,}, "
+        f"{machine.max_seqs:,} seats",
+        readers + ".",
+    ]
+    if "latency_status" in said:        # from a profile, not a Machine put together by hand
+        host = f"host time {said['host_s'] * 1e3:g} ms a step, {_first_clause(said['host_s_status'])}"
+        lines.append(f"Step times {said['latency_status']}; {host}; links {_first_clause(said['link_status'])}.")
+    return lines
+
+
+def _ratio(value: float, base: float) -> str:
+    ratio = value / base
+    return f"x{ratio:.2f}" if ratio < 10 else f"x{ratio:,.0f}"
+
+
+def _first_clause(text: str) -> str:
+    return text.split(":")[0].split(";")[0]

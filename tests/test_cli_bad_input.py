@@ -1,0 +1,190 @@
+"""Whatever a user gets wrong: one line on standard error that says what, where and why; exit code 2; nothing written."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from sim.cli import main
+
+TRACE = "arrival_s,input_tokens,output_tokens\n0,100,20\n1,50,10\n2,60,5\n"
+
+POLICY = """
+from policies.api import Plan
+import numpy as np
+
+class Raises:
+    def plan(self, view):
+        return self.helper(view)
+    def helper(self, view):
+        raise KeyError("lost")
+
+class Illegal:
+    def plan(self, view):
+        return Plan(decode=np.array([99]))
+
+class NoPlan:
+    def plan(self, view):
+        return "go on"
+
+class Idle:
+    def plan(self, view):
+        return Plan()
+
+class Busy:
+    def plan(self, view):
+        return Plan(wake_at_s=np.nextafter(view.now_s, np.inf))
+
+class Uncopied:
+    def __init__(self):
+        self.file = open(__file__)
+    def plan(self, view):
+        return Plan()
+"""
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name, content in {
+        "good.csv": TRACE.encode(),
+        "empty.csv": b"",
+        "header.csv": TRACE.splitlines()[0].encode(),
+        "schema.csv": b"when,how\n1,2\n",
+        "negative.csv": TRACE.replace("1,50", "-1,50").encode(),
+        "nan.csv": TRACE.replace("1,50", "nan,50").encode(),
+        "half.csv": TRACE.replace("50", "5.5").encode(),
+        "fields.csv": (TRACE + "3,4\n").encode(),
+        "zero.csv": TRACE.splitlines()[0].encode() + b"\n0,5,0\n",
+        "huge.csv": TRACE.replace("0,100", "0,999999").replace("1,50", "1,999999").replace("2,60", "2,999999").encode(),
+        "not.csv.gz": TRACE.encode(),
+        "cut.csv.gz": gzip.compress(TRACE.encode() + b"".join(b"%d,%d,7\n" % (i + 3, i * i % 997 + 1) for i in range(500)))[:-200],
+        "binary.csv": bytes(range(255, 0, -1)),
+        "mine.py": POLICY.encode(),
+        "profile.json": b'{"name": 3}',
+        "taken/file": b"x",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    return tmp_path
+
+
+N = "--num-prompts 3"
+BAD = [
+    # traces
+    ("run --trace missing.csv", r"trace: missing.csv: cannot be read: no such file"),
+    ("run --trace taken", r"trace: taken: cannot be read: is a directory"),
+    ("run --trace empty.csv", r"trace: empty.csv: the file is empty"),
+    ("run --trace header.csv", r"trace: header.csv: holds a header only"),
+    ("run --trace schema.csv", r"trace: schema.csv, line 1: no known schema: columns found 'when', 'how'"),
+    ("run --trace negative.csv", r"trace: negative.csv, line 3: column arrival_s: '-1' is negative"),
+    ("run --trace nan.csv", r"trace: nan.csv, line 3: column arrival_s: 'nan' is NaN"),
+    ("run --trace half.csv", r"trace: half.csv, line 3: column input_tokens: '5.5' is not a whole number"),
+    ("run --trace fields.csv", r"trace: fields.csv, line 5: has 2 fields, the header has 3"),
+    ("run --trace zero.csv", r"trace: zero.csv: no usable request: all rows were dropped"),
+    ("run --trace huge.csv", r"trace: huge.csv: no request fits: prompt \+ output exceeds the KV pool"),
+    ("run --trace not.csv.gz", r"trace: not.csv.gz: is named .gz but is not gzip"),
+    ("run --trace cut.csv.gz", r"trace: cut.csv.gz, line \d+: the gzip data end early"),
+    ("run --trace binary.csv", r"trace: binary.csv, line 1: is not UTF-8"),
+    ("run --trace good.csv --start 9", r"--start: 9: no request arrives in \[9, inf\)"),
+    ("run --trace good.csv --start 2 --end 1", r"--end: 1: must be after --start, 2"),
+    ("run --trace good.csv --start -1", r"--start: -1.*from 0"),
+    ("run --trace good.csv --limit 0", r"--limit: 0: must be a whole number from 1"),
+    ("run --trace good.csv --time-scale 0", r"--time-scale: 0.0: must be a number above 0"),
+    ("run --trace good.csv --time-scale nan", r"--time-scale: nan"),
+    # workloads
+    ("run", r"workload: command line: give --trace FILE, or --num-prompts N"),
+    ("run --arrival burst", r"workload: command line: give --num-prompts N"),
+    (f"run --trace good.csv {N}", r"--num-prompts: 3: cannot be given together with --trace"),
+    ("run --trace good.csv --seed 1 --request-rate 2", r"--request-rate: 2.0: cannot be given together with --trace"),
+    (f"run {N} --start 2", r"--num-prompts: 3: cannot be given together with --start"),
+    ("run --limit 2", r"--limit: 2: cuts a trace: give --trace FILE as well"),
+    ("run --num-prompts 0", r"--num-prompts: 0: must be a whole number from 1"),
+    ("run --num-prompts many", r"--num-prompts: 'many': is not a whole number"),
+    ("run --num-prompts 2.5", r"--num-prompts: '2.5': is not a whole number"),
+    (f"run {N} --arrival sometimes", r"--arrival: sometimes: must be burst or poisson"),
+    (f"run {N} --arrival poisson", r"--request-rate: \(not given\): --arrival poisson needs one"),
+    (f"run {N} --arrival burst --request-rate 3", r"--request-rate: 3: a burst has no rate"),
+    (f"run {N} --request-rate 0", r"--request-rate: 0.0: must be a number above 0"),
+    (f"run {N} --request-rate 2 --burstiness -1", r"--burstiness: -1.0: must be a number above 0"),
+    (f"run {N} --input-len normal:5", r"--input-len: 'normal:5': must be written normal:MEAN:SIGMA"),
+    (f"run {N} --output-len uniform:5:9", r"--output-len: 'uniform:5:9': unknown law"),
+    (f"run {N} --seed -1", r"--seed: -1: must be a whole number from 0"),
+    # clients, machine
+    (f"run {N} --consume-rate 0", r"--consume-rate: 0.0: must be a positive number"),
+    (f"run {N} --consume-rate nan", r"--consume-rate: nan: must be a positive number"),
+    (f"run {N} --max-concurrency 0", r"--max-concurrency: 0: must be a positive number"),
+    (f"run {N} --max-model-len -4", r"--max-model-len: -4: must be a positive number"),
+    (f"run {N} --until 0", r"--until: 0.0: must be a positive number"),
+    (f"run {N} --max-model-len 5", r"no request fits: prompt \+ output exceeds --max-model-len 5 tokens"),
+    (f"run {N} --hardware tpu", r"hardware: 'tpu': unknown; known are a100, h200, rtx4090"),
+    (f"run {N} --hardware none.json", r"hardware profile: none.json: [Nn]o such file"),
+    (f"run {N} --hardware profile.json", r"hardware profile profile.json: name: "),
+    (f"run {N} --model gpt-9", r"model: 'gpt-9': not profiled on rtx4090"),
+    (f"run {N} --mem-fraction 1.5", r"mem_fraction: .*: must lie in \(0, 1\], got 1.5"),
+    (f"run {N} --mem-fraction 0.3", r"mem_fraction: .*weights .* need"),
+    (f"run {N} --kv-tokens 20", r"kv_tokens: .*: 20 is less than two blocks"),
+    (f"run {N} --host-kv-tokens -1", r"host_kv_tokens: .*at least 0, got -1"),
+    (f"run {N} --block-size 0", r"block_size: .*at least 1, got 0"),
+    (f"run {N} --max-num-seqs 0", r"max_num_seqs: .*at least 1, got 0"),
+    (f"run {N} --max-num-batched-tokens 0", r"max_num_batched_tokens: .*at least 1, got 0"),
+    (f"run {N} --host-time-ms -1", r"host_s: .*zero or more, got -0.001"),
+    (f"run {N} --believed-step 0", r"believed_step: .*must be a positive number, got 0"),
+    # policies
+    (f"run {N} --policy nosuch", r"policy: 'nosuch': unknown; known are sglang, vllm, tokenflow"),
+    (f"run {N} --policy mine.py:Raises", r"policy Raises: \S+/mine.py:9 at 0.000000 s: KeyError: 'lost'"),
+    (f"run {N} --policy mine.py:Illegal", r"policy Illegal: at 0.000000 s: illegal plan: known ids: requests \[99\]"),
+    (f"run {N} --policy mine.py:NoPlan", r"policy NoPlan: at 0.000000 s: plan\(\) returned str, not a Plan"),
+    (f"run {N} --policy mine.py:Idle", r"policy Idle: at 0.000000 s: wedged with 3 requests unfinished"),
+    (f"run {N} --policy mine.py:Busy", r"policy Busy: at \S+ s: wedged with 3 requests unfinished"),
+    (f"run {N} --policy mine.py:Uncopied", r"policy Uncopied: copied for the run: TypeError: cannot pickle"),
+    (f"run {N} --policy vllm --policy-arg size=3", r"--policy-arg: size: vllm has no such argument"),
+    (f"compare {N} --policies vllm,nosuch", r"policy: 'nosuch': unknown"),
+    (f"compare {N} --policies vllm,vllm", r"--policies: vllm: is listed twice"),
+    (f"compare {N} --policies vllm,mine.py:Raises", r"policy Raises: \S+/mine.py:9"),
+    # output
+    (f"run {N} -o taken", r"output directory: taken: is not empty; results are never overwritten"),
+    (f"run {N} -o good.csv", r"output directory: good.csv: is a file"),
+    (f"run {N} -o good.csv/inside", r"output directory: good.csv/inside: cannot be written: not a directory"),
+    # the command line itself
+    ("fly", r"command line: tokenflow: No such command 'fly'"),
+    ("run --nonsense 3", r"--nonsense: tokenflow run: No such option"),
+    (f"run {N} extra", r"command line: tokenflow run: Got unexpected extra argument"),
+    ("run --num-prompts", r"--num-prompts: .*requires an argument"),
+    (f"run {N} --policies vllm", r"--policies: tokenflow run: No such option"),
+    ("list", r"policies\|hardware\|models: tokenflow list: is required"),
+    ("list dreams", r"list: 'dreams': must be one of policies, hardware, models"),
+]
+
+
+@pytest.mark.unaudited
+@pytest.mark.parametrize(("words", "line"), BAD, ids=[words for words, _ in BAD])
+@pytest.mark.parametrize("more", [[], ["--json"]], ids=["", "json"])
+def test_one_line_and_nothing_written(words: str, line: str, more: list[str], inside: Path,
+                                      capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(os.listdir(inside))
+    command = words.split()
+    if command[0] == "run" and "--policy" not in command:
+        command[1:1] = ["--policy", "vllm"]
+    if command[0] in ("run", "compare"):
+        command[1:1] = more
+    assert main(command) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("tokenflow: ")
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    assert re.search(line, err), err
+    assert [name for name in sorted(os.listdir(inside)) if name != "__pycache__"] == before
+
+
+def test_debug_adds_the_traceback(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", *N.split(), "--policy", "mine.py:Raises", "--debug"]) == 2
+    err = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in err
+    assert 'raise KeyError("lost")' in err
+    assert err.splitlines()[-1].startswith("tokenflow: policy Raises: ")
