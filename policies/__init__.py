@@ -3,6 +3,9 @@
 from collections.abc import Callable
 
 from .api import InvalidPlan, Plan, Policy, View, check_plan
+from .fcfs_offload import FcfsOffload
+from .least_slack import LeastSlack
+from .ratecap import RateCap
 from .sglang import SGLang
 from .tokenflow import TokenFlow
 from .vllm import Vllm
@@ -13,6 +16,11 @@ POLICIES: dict[str, Callable[..., Policy]] = {
     "vllm": Vllm,
     "tokenflow": TokenFlow,
     "tokenflow-paper": TokenFlow.paper,
+    "sglang-chunked": SGLang.chunked,
+    "sglang-ratecap": RateCap,
+    "fcfs-offload": FcfsOffload,
+    "least-slack": LeastSlack,
 }
 
-__all__ = ["POLICIES", "InvalidPlan", "Plan", "Policy", "SGLang", "TokenFlow", "View", "Vllm", "check_plan"]
+__all__ = ["POLICIES", "FcfsOffload", "InvalidPlan", "LeastSlack", "Plan", "Policy", "RateCap", "SGLang", "TokenFlow", "View",
+           "Vllm", "check_plan"]

@@ -8,10 +8,21 @@ short after all. Then the request with the fewest outputs is *retracted*: its KV
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .api import NOBODY, Event, Ints, Plan, Residency, View, blocks_for
+from .api import NOBODY, Event, Ints, Plan, Residency, View
+
+
+class Batch(NamedTuple):
+    """What one iteration of the loop looks at: rows of the View, and the room beside them."""
+
+    running: Ints       #: hold GPU memory and stay
+    speakers: Ints      #: those of them that decode
+    waiting: Ints       #: may be prefilled, in the order of the queue
+    free: int           #: blocks
+    seats: int
 
 
 @dataclass
@@ -25,7 +36,8 @@ class SGLang:
     clip_tokens: int = 4096             #: SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION
     retract_steps: int = 20             #: decode steps that must fit after a retraction
     max_prefill_tokens: int = 16_384    #: of one prefill batch; a longer prompt goes alone
-    chunked_prefill_size: int | None = None     #: None: whole prompts, as far as the engine's step allows
+    chunked_prefill_size: int | None = None     #: None (or, as SGLang's own flag, -1): whole prompts, as far as the step allows
+    mixed_chunk: bool = False           #: decodes ride in prefill steps and take their tokens from the chunk; needs a chunk size
 
     engine_step_tokens = 1 << 20        #: the engine's step limit when the user sets none: the policy bounds its batches itself
 
@@ -40,28 +52,48 @@ class SGLang:
     _turn: dict[int, int] = field(init=False, repr=False, compare=False, default_factory=dict)      # place in batch or queue, by id
     _turns: int = field(init=False, repr=False, compare=False, default=0)
 
+    @classmethod
+    def chunked(cls, **fields: Any) -> SGLang:
+        """SGLang as its server starts by default: prompts in chunks of 8192 tokens, or of what the engine's step allows.
+
+        SGLang 0.4.6 takes 2048 on GPUs below 25 GB; a policy does not know the GPU, so there it is set by hand. Chunks of
+        a long queue run back to back: they bound the batch, not the stall of those who decode; `mixed_chunk` lets them ride.
+        """
+        return cls(**({"chunked_prefill_size": 8192} | fields))
+
     def plan(self, view: View) -> Plan:
         running = (view.residency == Residency.GPU).nonzero()[0]
         waiting = self._queue(view)
         self._observe(view, running, waiting)
-        prefill = self._prefill(view, running, waiting)
-        if self._finished and not prefill:
-            self._finished, self._full = 0, False
-        if not prefill and not len(running):        # nothing to run
-            self._ratio, self._full = self._start, False
-            prefill = self._prefill(view, running, waiting)
+        batch = Batch(running, self._speakers(view, running), waiting, view.free_blocks, view.max_seqs - len(running))
+        prefill = self._next_prefill(view, batch)
         if prefill:
-            ids = np.array([id for id, _ in prefill], np.int64)
-            self._running = len(running) + int(np.count_nonzero(view.residency[view.rows(ids)] == Residency.NONE))
-            self._prefilled = True
-            return Plan(prefill=prefill)
-        stay, gone = running, NOBODY
-        if int(np.count_nonzero(view.computed_tokens[running] % view.block_size == 0)) > view.free_blocks:
-            stay, gone = self._retract(view, running)
+            self._remember(view, running, prefill)
+            return Plan(decode=view.id[batch.speakers] if self._mixes else NOBODY, prefill=prefill)
+        stay, gone = batch.speakers, NOBODY
+        if _next_blocks(view, stay) > view.free_blocks:
+            kept, gone = self._retract(view, running, view.free_blocks)
+            stay = np.intersect1d(stay, kept)
         again = not self._full and len(waiting) + len(gone) > 0
-        self._running, self._prefilled = len(stay), False
+        self._remember(view, running, (), len(gone))
         return Plan(decode=view.id[stay], drop=view.id[gone], wake_after_steps=int(again),
                     until=Event.FINISH if self._full else Event.FINISH | Event.ARRIVAL)
+
+    def _speakers(self, view: View, running: Ints) -> Ints:
+        """Rows that decode when the decodes have their turn."""
+        return self._without_cut(view, running)
+
+    def _without_cut(self, view: View, rows: Ints) -> Ints:
+        return rows if self._cut < 0 else rows[view.id[rows] != self._cut]
+
+    @property
+    def _chunk(self) -> int:
+        """Tokens of a prefill step; 0: no limit."""
+        return max(self.chunked_prefill_size or 0, 0)
+
+    @property
+    def _mixes(self) -> bool:
+        return self.mixed_chunk and self._chunk > 0
 
     # ---- what happened since the last plan
 
@@ -79,9 +111,15 @@ class SGLang:
             self._full = self._full and not finished
         else:
             self._finished += finished
-        fallen = (view.decode_steps - self._decode_steps) * (start - least) / self.decay_steps
+        fallen = max(view.decode_steps - self._decode_steps, 0) * (start - least) / self.decay_steps
         self._ratio = max(self._ratio - fallen, least) if self._ratio >= 0 else start
         self._decode_steps = view.decode_steps
+
+    def _remember(self, view: View, running: Ints, prefill: tuple[tuple[int, int], ...], gone: int = 0) -> None:
+        """How many the next View shows unless somebody finishes."""
+        ids = np.array([id for id, _ in prefill], np.int64)
+        new = int(np.count_nonzero(view.residency[view.rows(ids)] == Residency.NONE))
+        self._running, self._prefilled = len(running) + new - gone, len(prefill) > 0
 
     def _queue(self, view: View) -> Ints:
         """Rows that wait: by the time they joined the queue, the retracted ones when they were retracted."""
@@ -96,26 +134,48 @@ class SGLang:
 
     # ---- prefill first
 
-    def _prefill(self, view: View, running: Ints, waiting: Ints) -> tuple[tuple[int, int], ...]:
+    def _next_prefill(self, view: View, batch: Batch) -> tuple[tuple[int, int], ...]:
         """The next prefill batch; empty when the decodes have their turn."""
+        prefill = self._prefill(view, batch)
+        if prefill:
+            return prefill
+        if self._finished:
+            self._finished, self._full = 0, False
+        if len(batch.speakers):
+            return ()
+        if not len(batch.running):                  # nothing to run
+            self._ratio, self._full = self._start, False
+        return self._prefill(view, batch)
+
+    def _prefill(self, view: View, batch: Batch) -> tuple[tuple[int, int], ...]:
+        """Who fits now: whoever is half-way through a prompt, then the queue until the first who does not."""
+        running, waiting = batch.running, batch.waiting
         if (self._full or not len(waiting)) and self._cut < 0:
             return ()
-        seats = view.max_seqs - len(running) - self._finished
+        seats = batch.seats - self._finished
         if seats <= 0 and self._cut < 0:
             self._full = True
             return ()
-        bs, free, left = view.block_size, view.free_blocks, view.remaining_tokens
-        chunk_budget = min(self.chunked_prefill_size or view.max_step_tokens, view.max_step_tokens)
-        input_budget = self.max_prefill_tokens
-        decoders = running[view.id[running] != self._cut]
+        bs, free, left = view.block_size, batch.free, view.remaining_tokens
+        riders = batch.speakers if self._mixes else NOBODY
+        riding, mixed = _next_blocks(view, riders), len(riders) + self._finished if self._mixes else 0
+        if riding > free:
+            return ()
+        chunk_budget, input_budget = view.max_step_tokens - len(riders), self.max_prefill_tokens - mixed
+        if self._chunk:
+            chunk_budget = min(chunk_budget, self._chunk - mixed)
+        decoders = self._without_cut(view, running)
         reserved = np.minimum(view.max_tokens - view.output_tokens, self.clip_tokens)[decoders].sum()
-        room = free * bs - float(reserved) * self._ratio        # after what the running ones may still write
-        batch: list[tuple[int, int]] = []
+        room = free * bs - float(reserved) * self._ratio - max(mixed, riding * bs)      # beside what the running may still write
+        free -= riding
+        prefill: list[tuple[int, int]] = []
         for row in running[view.id[running] == self._cut].tolist():     # a prompt that was cut goes on before anyone else
             computed, tokens = int(view.computed_tokens[row]), int(left[row])
             chunk = min(tokens, chunk_budget)
             taken = _blocks(computed + chunk, bs) - _blocks(computed, bs)
-            batch.append((self._cut, chunk))
+            if chunk <= 0 or taken > free:          # who rides has taken the step, or the blocks
+                return ()
+            prefill.append((self._cut, chunk))
             chunk_budget, input_budget, free = chunk_budget - chunk, input_budget - chunk, free - taken
             room -= taken * bs
             if chunk == tokens:
@@ -123,14 +183,14 @@ class SGLang:
         for row in waiting.tolist():
             id, tokens, future = int(view.id[row]), int(left[row]), min(int(view.max_tokens[row]), self.clip_tokens)
             paged = _blocks(tokens, bs) * bs
-            alone = not len(running) and not self._finished and not batch   # else one as large as the pool would wait for ever
+            alone = not len(running) and not self._finished and not prefill     # else one as large as the pool would wait for ever
             if seats <= 0 or (paged + future >= room and not (alone and paged <= free * bs)):
                 self._full = True
                 break
-            if (paged > input_budget and batch) or chunk_budget <= 0:
+            if (paged > input_budget and prefill) or chunk_budget <= 0:
                 break
             chunk = min(tokens, chunk_budget)
-            batch.append((id, chunk))
+            prefill.append((id, chunk))
             self._take_turn(id)
             if chunk < tokens:
                 self._cut, paged, future = id, _blocks(chunk, bs) * bs, 0
@@ -139,7 +199,9 @@ class SGLang:
             self._full = self._full or room <= 0
             if room <= 0 or chunk_budget <= 0 or input_budget <= 0:
                 break
-        return tuple(batch)
+        if prefill and self._mixes:
+            self._finished = 0                      # it is a decode step as well
+        return tuple(prefill)
 
     def _take_turn(self, id: int) -> None:
         self._turn[id] = self._turns
@@ -147,26 +209,36 @@ class SGLang:
 
     # ---- when memory runs out
 
-    def _retract(self, view: View, running: Ints) -> tuple[Ints, Ints]:
+    def _retract(self, view: View, running: Ints, free: int) -> tuple[Ints, Ints]:
         """Who stays and who goes, until some steps fit: fewest outputs first, then longest prompt, then last in the batch."""
-        bs = view.block_size
-        turn = np.array([self._turn[id] for id in view.id[running].tolist()])
-        order = running[np.lexsort((turn, view.prompt_tokens[running], -view.output_tokens[running]))]
-        stay, free = len(order), view.free_blocks
+        bs, decoders = view.block_size, self._without_cut(view, running)
+        turn = np.array([self._turn[id] for id in view.id[decoders].tolist()])
+        order = decoders[np.lexsort((turn, view.prompt_tokens[decoders], -view.output_tokens[decoders]))]
+        takes = (view.computed_tokens[order] % bs == 0).cumsum()
+        stay = len(order)
         while stay > 1:
             stay -= 1
             victim = order[stay]
             self._take_turn(int(view.id[victim]))
-            free += int(blocks_for(view.computed_tokens[victim : victim + 1], bs)[0])
-            if free * bs >= stay * self.retract_steps:
+            free += _blocks(int(view.computed_tokens[victim]), bs)
+            if free * bs >= stay * self.retract_steps and takes[stay - 1] <= free:
                 break
-        kept = order[:stay]
+        kept, gone = order[:stay], order[stay:][::-1]
         expected = float(view.output_tokens[kept].sum()) + self.retract_steps * stay
         self._ratio = min(1.0, expected / float(view.max_tokens[kept].sum()))
         self._decode_steps += 1             # the ratio does not fall with the step that follows
         self._full = False
-        return np.sort(kept), order[stay:][::-1]
+        if takes[stay - 1] > free and self._cut >= 0:       # the half-done prompt is in the way of the last one
+            gone = np.concatenate((gone, running[view.id[running] == self._cut]))
+            self._take_turn(self._cut)
+            self._cut = -1
+        return np.sort(kept), gone
 
 
 def _blocks(tokens: int, block_size: int) -> int:
     return -(-tokens // block_size)
+
+
+def _next_blocks(view: View, rows: Ints) -> int:
+    """Blocks that one more token of each of these takes."""
+    return int(np.count_nonzero(view.computed_tokens[rows] % view.block_size == 0))

@@ -54,10 +54,9 @@ class Tally:
     def know(self, ids: Ints) -> None:
         self.alive = ids
         while len(ids) and ids[-1] >= len(self.output):
-            size = len(self.output)
-            self.output = np.concatenate((self.output, np.zeros(size, np.int64)))
-            self.token_s = np.concatenate((self.token_s, np.full(size, -np.inf)))
-            self.read_s = np.concatenate((self.read_s, np.full(size, -np.inf)))
+            never = np.full(len(self.output), -np.inf)
+            self.output = np.concatenate((self.output, np.zeros_like(self.output)))
+            self.token_s, self.read_s = np.concatenate((self.token_s, never)), np.concatenate((self.read_s, never))
 
 
 class Parts(NamedTuple):
@@ -105,9 +104,8 @@ def _gpu_blocks(m: Moment) -> str:
 
 
 def _host_blocks(m: Moment) -> str:
-    kv, stored = m.engine.kv, np.zeros(m.engine.requests.n, np.bool_)
-    stored[m.engine.storing] = True
-    held = kv.host_held(stored)
+    kv = m.engine.kv
+    held = kv.host_held(_marked(m, m.engine.storing))
     same = kv.host_free >= 0 and kv.host_free + held == kv.host_total
     return "" if same else f"free {kv.host_free} + held {held}, total {kv.host_total}"
 
@@ -121,8 +119,7 @@ def _seats(m: Moment) -> str:
 def _kv(m: Moment) -> str:
     q, n = m.engine.requests, m.engine.requests.n
     kv, at = q.computed_tokens[:n], q.residency[:n]
-    begun = np.zeros(n, np.bool_)
-    begun[m.parts.prefilling] = True                # a first chunk is under way: resident, and nothing computed yet
+    begun = _marked(m, m.parts.prefilling)          # a first chunk is under way: resident, and nothing computed yet
     has = (kv > 0) | (begun & (at == Residency.GPU))
     fits = (kv >= 0) & (kv < q.prompt_tokens[:n] + q.output_tokens[:n])
     return _rows(m, fits & (has == (at != Residency.NONE)), kv)
@@ -138,8 +135,7 @@ def _copies(m: Moment) -> str:
 def _decoders(m: Moment) -> str:
     q, n, decoding = m.engine.requests, m.engine.requests.n, m.engine.decoding
     decodes = q.joined[:n] >= 0
-    listed = np.zeros(n, np.bool_)
-    listed[decoding] = True
+    listed = _marked(m, decoding)
     ready = (q.residency[:n] == Residency.GPU) & (q.computed_tokens[:n] == q.prompt_tokens[:n] + q.output_tokens[:n] - 1)
     return _rows(m, (decodes == listed) & (ready | ~decodes), q.computed_tokens[:n])
 
@@ -219,10 +215,11 @@ def _view(m: Moment) -> str:
 def _batch(m: Moment, run: Run) -> str:
     q, most = m.engine.requests, m.engine.machine.max_step_tokens
     rows, tokens = run.rows, np.broadcast_to(run.tokens, len(run.rows))
-    if not len(rows) or len(np.unique(rows)) < len(rows) or int(tokens.sum()) > most:
-        return f"{len(np.unique(rows))} requests in {len(rows)} places, {int(tokens.sum())} tokens of {most}"
+    places = np.bincount(rows, minlength=q.n)
+    if not len(rows) or int(places.max()) > 1 or int(tokens.sum()) > most:
+        return f"{int((places > 0).sum())} requests in {len(rows)} places, {int(tokens.sum())} tokens of {most}"
     left = q.prompt_tokens[rows] + q.output_tokens[rows] - q.computed_tokens[rows]
-    speaks = np.isin(rows, run.speakers)
+    speaks = _marked(m, run.speakers)[rows]
     fine = (q.residency[rows] == Residency.GPU) & (tokens >= 1) & (tokens <= left) & (speaks == (tokens == left))
     alone = len(run.ends_s) == 1 or not len(m.parts.prefilling)
     same = np.array_equal(m.parts.decoding, m.engine.decoding) and len(run.speakers) == int(speaks.sum())
@@ -253,7 +250,8 @@ def _durations(m: Moment, run: Run) -> str:
     decodes, done, step_s = len(decoding), q.computed_tokens[prefilling], m.engine.machine.latency.step_s
     kv, pairs = float(q.computed_tokens[decoding].sum()), float((chunk * (done + chunk / 2)).sum())
     tokens, seqs = decodes + int(chunk.sum()), decodes + len(prefilling)
-    true_s = np.array([step_s(tokens, kv + step * decodes, pairs, seqs) for step in range(len(run.ends_s))])
+    first_s, last_s = (step_s(tokens, kv + decodes * step, pairs, seqs) for step in (0, len(run.ends_s) - 1))
+    true_s = np.linspace(first_s, last_s, len(run.ends_s))      # the model is linear in KV
     took_s, slip_s = np.diff(run.ends_s, prepend=run.start_s), _tolerance(run.ends_s[-1])
     late = len(e.storing) and not e.write_through.exact
     fine = (took_s >= true_s - slip_s) & (late | (took_s <= true_s + slip_s))
@@ -376,8 +374,7 @@ class Audit:
         count.drops += int(here.sum())
         count.copies_given_up += int((~here).sum())
         count.lost_tokens += int(view.computed_tokens[drop].sum())
-        count.offloads += len(leave)
-        count.loads += len(load)
+        count.offloads, count.loads = count.offloads + len(leave), count.loads + len(load)
         count.forgets += len(plan.forget)
         kv, host = view.computed_tokens[leave], view.host_tokens[leave]
         writes = host < kv
@@ -399,9 +396,8 @@ class Audit:
         tally.output[ids] += steps
         tally.token_s[ids] = run.ends_s[-1]
         read_s, gap_s = tally.read_s[ids], 1.0 / q.consumption_rate[run.speakers]
-        for end_s in run.ends_s:
-            read_s = np.maximum(end_s, read_s + gap_s)
-        tally.read_s[ids] = read_s
+        due_s = (run.ends_s + np.arange(steps - 1, -1, -1) * gap_s[:, None]).max(axis=1, initial=-np.inf)
+        tally.read_s[ids] = np.maximum(read_s + steps * gap_s, due_s)
         tally.run_end_s = float(run.ends_s[-1])
         over = run.speakers[q.output_tokens[run.speakers] + steps == q.final_tokens[run.speakers]]
         tally.alive = np.setdiff1d(tally.alive, q.id[over])
@@ -418,8 +414,7 @@ def check_records(records: Records, asked: npt.ArrayLike | None = None) -> None:
     times = [records.token_times_s(id) for id in range(len(fate))]
     known = np.isin(fate, (Fate.COMPLETED, Fate.REJECTED, Fate.UNFINISHED))
     _records(23, "every row of the trace gets exactly one fate", known, fate)
-    wanted = tokens if asked is None else np.asarray(asked)
-    done = fate == Fate.COMPLETED
+    wanted, done = tokens if asked is None else np.asarray(asked), fate == Fate.COMPLETED
     full = np.where(done, (tokens >= 1) & (tokens == wanted), np.where(fate == Fate.REJECTED, tokens == 0, tokens <= wanted))
     _records(24, "completed means every token delivered, rejected none", full, tokens)
     same = np.array([len(t) == n for t, n in zip(times, tokens.tolist())])
@@ -442,6 +437,12 @@ def _rows(m: Moment, holds: Bools, numbers: npt.NDArray[np.generic]) -> str:
         return ""
     q, bad = m.engine.requests, (~holds).nonzero()[0]
     return f"ids {q.id[bad].tolist()}, residency {q.residency[bad].tolist()}, {numbers[bad].tolist()}"
+
+
+def _marked(m: Moment, rows: Ints) -> Bools:
+    marks = np.zeros(m.engine.requests.n, np.bool_)
+    marks[rows] = True
+    return marks
 
 
 def _tolerance(time_s: float) -> float:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .cli_options import CompareOptions, Job, Options, RunOptions, with_flags
+from .cli_trace import app as trace_app
 
 if TYPE_CHECKING:
     from traces import Trace
@@ -114,6 +115,9 @@ def list_(what: Annotated[str, typer.Argument(metavar="policies|hardware|models"
         from .cli_lists import show
         show(what)
     return job
+
+
+app.add_typer(trace_app, name="trace")
 
 
 def _study(options: Options, command: str, choices: list[Choice]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -16,11 +16,14 @@ import typer
 
 if TYPE_CHECKING:
     from traces import Trace
+    from traces.consumption import Readers
 
 PAPERS_RATE = 20.0      # tokens per second; `sim.simulate.DEFAULT_CONSUME_TPS`, which would cost an import of numpy
 
 _WHOLE, _REAL = (int, "a whole number"), (float, "a number")
 _NUMBERS: dict[Any, tuple[Callable[[str], float], str]] = {int: _WHOLE, int | None: _WHOLE, float: _REAL, float | None: _REAL}
+
+DEBUG = "Show where in the code an error comes from"
 
 Job = Callable[[], None]
 
@@ -36,30 +39,88 @@ _run, _output = partial(_flag, "Run"), partial(_flag, "Output")
 
 
 @dataclass(frozen=True)
-class Options:
-    """What both commands take."""
+class Flags:
+    """Fields that are flags."""
+
+    def _given(self, *names: str) -> dict[str, Any]:
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+@dataclass(frozen=True)
+class Seeded(Flags):
+    seed: Annotated[int, _drawn("Of the random numbers (default: 0)", metavar="N")] = 0
+
+
+@dataclass(frozen=True)
+class Read(Flags):
+    """A trace from a file."""
 
     trace: Annotated[str | None, _file(
-        "CSV, plain or gzipped: Azure LLM inference traces, or arrival_s,input_tokens,output_tokens[,...]", metavar="FILE")] = None
+        "CSV or JSON lines, plain or gzipped: Azure, BurstGPT, Mooncake, Qwen-Bailian, Vidur, vLLM timed_trace, or "
+        "arrival_s,input_tokens,output_tokens[,...]", metavar="FILE")] = None
+
+
+@dataclass(frozen=True)
+class Cut(Seeded):
+    """What may be done to a trace from a file."""
+
     start: Annotated[float | None, _file("Leave out what arrives before this second of the trace", metavar="SECOND")] = None
     end: Annotated[float | None, _file("Leave out what arrives at this second or later", metavar="SECOND")] = None
     limit: Annotated[int | None, _file("At most so many requests", metavar="N")] = None
     time_scale: Annotated[float | None, _file("Multiply arrival times: 2 halves the rate", metavar="FACTOR")] = None
+    jitter_ties: Annotated[float | None, _file(
+        "Spread requests with one time stamp over so many seconds: for clocks that tick coarsely", metavar="SECONDS")] = None
+
+    def cuts(self) -> dict[str, Any]:
+        """The flags that were given."""
+        return self._given("start", "end", "limit", "time_scale", "jitter_ties")
+
+    def read(self, file: str) -> Trace:
+        """The trace in a file, with that done to it."""
+        from traces import load_trace
+        trace, cuts = load_trace(file), self.cuts()
+        if "jitter_ties" in cuts:       # on the file's own clock
+            trace = trace.jitter_ties(cuts.pop("jitter_ties"), self.seed)
+        named = {"start": "start_s", "end": "end_s", "limit": "limit", "time_scale": "time_scale"}
+        return trace.window(**{named[name]: value for name, value in cuts.items()}) if cuts else trace
+
+
+@dataclass(frozen=True)
+class Drawn(Seeded):
+    """A trace drawn at random."""
 
     num_prompts: Annotated[int | None, _drawn("Number of requests", metavar="N")] = None
     arrival: Annotated[str | None, _drawn(
-        "All at once, or one by one (default: burst, poisson when a rate is given)", metavar="burst|poisson")] = None
+        "burst: all at once; poisson or gamma: one by one, as vLLM; weibull; onoff:PEAK:ON_S:OFF_S: bursts of ON_S seconds at "
+        "PEAK times the mean rate; burstgpt: like that trace (default: burst, poisson when a rate is given)", metavar="LAW")] = None
     request_rate: Annotated[float | None, _drawn("Requests per second", metavar="PER_S")] = None
     burstiness: Annotated[float | None, _drawn(
-        "Shape of the gaps between arrivals: 1 is Poisson, below 1 comes in clumps (default: 1)", metavar="SHAPE")] = None
+        "Shape of the gaps between arrivals: 1 is Poisson, below 1 comes in clumps (default: 1, of burstgpt 0.25)",
+        metavar="SHAPE")] = None
     input_len: Annotated[str | None, _drawn(
-        "normal:MEAN:SIGMA or constant:TOKENS (default: constant:512)", metavar="LENGTHS")] = None
-    output_len: Annotated[str | None, _drawn("Likewise (default: constant:512)", metavar="LENGTHS")] = None
-    seed: Annotated[int, _drawn("Of the random numbers (default: 0)", metavar="N")] = 0
+        "constant:TOKENS, normal:MEAN:SIGMA, lognormal:MEDIAN:SIGMA, zipf:THETA:MAX, empirical:FILE, burstgpt-request or "
+        "burstgpt-response (default: constant:512)", metavar="LENGTHS")] = None
+    output_len: Annotated[str | None, _drawn(
+        "Likewise; the same empirical:FILE for both draws whole requests", metavar="LENGTHS")] = None
 
-    consume_rate: Annotated[float, _clients(
-        f"Tokens per second that a reader takes, where the trace does not say (default: {PAPERS_RATE:g}, the TokenFlow paper's)",
-        metavar="PER_S")] = PAPERS_RATE
+    def draws(self) -> dict[str, Any]:
+        """The flags that were given."""
+        return self._given("num_prompts", "arrival", "request_rate", "burstiness", "input_len", "output_len")
+
+    def draw(self, **more: Any) -> Trace:
+        """The trace that they name."""
+        from traces import generate
+        arrival = self.arrival or ("burst" if self.request_rate is None else "poisson")
+        return generate(**(self.draws() | {"arrival": arrival, "seed": self.seed} | more))
+
+
+@dataclass(frozen=True)
+class Options(Drawn, Cut, Read):
+    """What both commands take."""
+
+    consume_rate: Annotated[str, _clients(
+        "Tokens per second that a reader takes, where the trace does not say: a number, a mix such as 0.4:15,0.6:20 (share:rate), "
+        f"human-reading or human-listening (default: {PAPERS_RATE:g}, the TokenFlow paper's)", metavar="RATE")] = f"{PAPERS_RATE:g}"
     max_concurrency: Annotated[int | None, _clients(
         "Requests in flight at most; the client holds back the others", metavar="N")] = None
     max_model_len: Annotated[int | None, _clients(
@@ -92,29 +153,36 @@ class Options:
         "New or empty directory for the results (default: tokenflow-out/COMMAND-N; none with --json)",
         "--output-dir", "-o", metavar="DIR")] = None
     json: Annotated[bool, _output("One JSON object on standard output, and nothing else there", "--json")] = False
-    debug: Annotated[bool, _output("Show where in the code an error comes from", "--debug")] = False
+    debug: Annotated[bool, _output(DEBUG, "--debug")] = False
 
     def workload(self) -> Trace:
         """The trace that the flags name, cut or drawn. BadInput when they contradict each other."""
-        from traces import BadInput, generate, load_trace
-        cut = self._given("start", "end", "limit", "time_scale")
-        drawn = self._given("num_prompts", "arrival", "request_rate", "burstiness", "input_len", "output_len")
+        from traces import BadInput, with_rates
+        cut, drawn = self.cuts(), self.draws()
         if drawn and (cut or self.trace is not None):
             mine, other = next(iter(drawn)), "trace" if self.trace is not None else next(iter(cut))
             raise BadInput(_name(mine), str(drawn[mine]), (
                 f"cannot be given together with {_name(other)}: a workload is read from a file or drawn, not both"))
+        _, readers = self._readers()
         if self.trace is not None:
-            trace = load_trace(self.trace)
-            named = {"start": "start_s", "end": "end_s", "limit": "limit", "time_scale": "time_scale"}
-            return trace.window(**{named[name]: value for name, value in cut.items()}) if cut else trace
+            trace = self.read(self.trace)
+            return trace if readers is None else with_rates(trace, readers, self.seed)
         if cut:
             name = next(iter(cut))
             raise BadInput(_name(name), str(cut[name]), "cuts a trace: give --trace FILE as well")
         if self.num_prompts is None:
             hint = "--num-prompts N" if drawn else "--trace FILE, or --num-prompts N to draw one (with --request-rate R: Poisson)"
             raise BadInput("workload", "command line", f"give {hint}")
-        arrival = self.arrival or ("burst" if self.request_rate is None else "poisson")
-        return generate(**(drawn | {"arrival": arrival, "seed": self.seed}))
+        return self.draw() if readers is None else self.draw(consume_rate=str(readers))
+
+    def _readers(self) -> tuple[float, Readers | None]:
+        """The rate of readers, on average; and where they differ, who they are: then it is the trace that says each one's."""
+        try:
+            return float(self.consume_rate), None
+        except ValueError:
+            from traces import parse_rates
+            readers = parse_rates("--consume-rate", self.consume_rate)
+            return readers.overall_tps, readers
 
     def simulation(self) -> dict[str, Any]:
         """Keyword arguments of `sim.simulate` for everything but policy and trace."""
@@ -123,7 +191,7 @@ class Options:
         if self.host_time_ms is not None:
             machine["host_s"] = self.host_time_ms / 1000
         return machine | {
-            "hardware": self.hardware, "model": self.model, "consume_rate": self.consume_rate, "seed": self.seed,
+            "hardware": self.hardware, "model": self.model, "consume_rate": self._readers()[0], "seed": self.seed,
             "max_concurrency": self.max_concurrency, "max_model_len": self.max_model_len, "until_s": self.until,
             "step_by_step": self.step_by_step,
         }
@@ -131,9 +199,6 @@ class Options:
     @property
     def target(self) -> Path | None:
         return None if self.output_dir is None else Path(self.output_dir)
-
-    def _given(self, *names: str) -> dict[str, Any]:
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True)
@@ -167,8 +232,8 @@ def with_flags(command: Callable[[Any], None]) -> Callable[..., Job]:
     for f in fields(kind):
         numeric = hints[f.name] in _NUMBERS
         annotation = Annotated[str | None, *flags[f.name].__metadata__] if numeric else flags[f.name]
-        parameters.append(inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation,
-                                            default=None if numeric else f.default))
+        default = inspect.Parameter.empty if f.default is MISSING else None if numeric else f.default
+        parameters.append(inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default))
     flagged.__signature__ = inspect.Signature(parameters)       # type: ignore[attr-defined]
     flagged.__name__, flagged.__doc__ = command.__name__, command.__doc__
     return flagged

@@ -28,7 +28,7 @@ from .requests import Requests
 from .step_clock import StepClock
 from .write_through import WriteThrough
 
-_PATIENCE = 10_000      # decisions in a row after which nothing ran or moved: the policy will never go on
+_PATIENCE = 10_000      # decisions in a row without a step: the policy will never go on
 
 
 class Watch(Protocol):
@@ -148,7 +148,7 @@ class Engine:
         self.count.decisions += 1
         self._idle_decisions += 1
         if self._idle_decisions > _PATIENCE:
-            raise Wedged.at(self.policy, self.env.now, q.n, f"{_PATIENCE} decisions in a row ran and moved nothing")
+            raise Wedged.at(self.policy, self.env.now, q.n, f"{_PATIENCE} decisions in a row ran no step")
         if len(self.storing):
             self.storing = NOBODY
             self.kv.recount_host()
@@ -163,6 +163,8 @@ class Engine:
             check_plan(view, plan)
         except InvalidPlan as error:
             raise PolicyError.at(self.policy, self.env.now, str(error)) from error
+        except Exception as error:
+            raise PolicyError.at(self.policy, self.env.now, f"malformed plan: {type(error).__name__}: {error}") from error
         if self.watch:
             self.watch.decided(self, view, plan)
         self.plan, self.prefill, self.steps_to_wake, self.chunk_unfinished = plan, plan.prefill, plan.wake_after_steps, False
@@ -187,8 +189,6 @@ class Engine:
             stored = np.zeros(q.n, np.bool_)
             stored[self.storing] = True
             self.kv.recount_host(stored)
-        if len(plan.drop) or len(plan.offload) or len(plan.load):
-            self._idle_decisions = 0
 
     def _change_decoders(self, decoding: Ints) -> None:
         q = self.requests

@@ -19,6 +19,8 @@ from policies.api import Floats
 from .link import Link
 from .machine import Machine
 
+_SNAP_TOKENS = 1e-6     # sums of token times differ by far less, a chunk by far more
+
 
 class WriteThrough:
     """Fills what the d2h link has left during steps."""
@@ -60,8 +62,9 @@ class WriteThrough:
             backlog, grown = unwritten.cumsum(), fresh.cumsum() * (steps - 1)
             rest = float(hidden[1:].sum())
             over = np.maximum(np.maximum(backlog + (grown - rest) - hidden[0], grown - rest), 0.0)
-            # rounded, so that a complete copy is complete whatever the sums rounded to
-            left = np.clip(np.diff(over.round(9), prepend=0.0), 0.0, unwritten + fresh * (steps - 1)) + fresh
+            left, most = np.diff(over, prepend=0.0), unwritten + fresh * (steps - 1)
+            # snapped, so that a copy is complete, or untouched, whatever the sums rounded to
+            left = np.where(left < _SNAP_TOKENS, 0.0, np.where(left > most - _SNAP_TOKENS, most, left)) + fresh
         written = waiting + made * steps - float(left.sum())
         self._d2h.busy_s += written * self._token_s
         self._d2h.blocks += written / self._block_size

@@ -113,8 +113,8 @@ def random_machine(rng: np.random.Generator, asks: Sequence[Ask], tight: bool) -
     bs, seats = int(rng.choice([1, 16, 32])), int(rng.choice([1, 4, 16, 64]))
     sizes = np.array([-(-(ask.prompt + ask.output) // bs) for ask in asks])
     pool = int(sizes.max() + (rng.integers(0, 2 * sizes.max()) if tight else sizes.sum()))
-    return Machine(latency=(FAST, SLOW)[int(rng.integers(2))], kv_blocks=pool, host_kv_blocks=int(pool * rng.choice([0, 0.1, 0.5, 2])),
-                   block_size=bs, max_seqs=seats, max_step_tokens=max(int(rng.choice([32, 256, 2048])), seats),
+    latency, host = (FAST, SLOW)[int(rng.integers(2))], int(pool * rng.choice([0, 0.1, 0.5, 2]))
+    return Machine(latency, pool, host, bs, max_seqs=seats, max_step_tokens=max(int(rng.choice([32, 256, 2048])), seats),
                    h2d_bytes_per_s=float(rng.choice([0.1e9, 2e9, 25e9])), d2h_bytes_per_s=float(rng.choice([0.1e9, 2e9, 25e9])),
                    believed_step=float(rng.choice([0.5, 1, 1, 2])), believed_link=float(rng.choice([0.5, 1, 1, 2])))
 
@@ -161,9 +161,11 @@ class Rotate:
         stay = decode[~np.isin(decode, leave)]
         stuck = not len(stay) and not prefill and not load and not len(leave) and not in_flight
         drop = (ready if len(ready) else here.nonzero()[0])[-1:] if stuck else NOBODY
-        store = self._store(view, stay[::-1], host[len(leave) - 1] if len(leave) else view.host_free_blocks) if self.write_through else NOBODY
+        room = int(host[len(leave) - 1]) if len(leave) else view.host_free_blocks
+        store = self._store(view, stay[::-1], room) if self.write_through else NOBODY
         return Plan(decode=view.id[np.sort(stay)], prefill=tuple(prefill), offload=view.id[leave], drop=view.id[drop],
-                    load=view.id[np.array(load, np.int64)], store=view.id[store], until=self.until, wake_at_s=view.now_s + self.tick_s)
+                    load=view.id[np.array(load, np.int64)], store=view.id[store], until=self.until,
+                    wake_at_s=view.now_s + self.tick_s)
 
     @staticmethod
     def _store(view: View, rows: Ints, room: int) -> Ints:

@@ -9,7 +9,7 @@ import pytest
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "unaudited: measures speed, or breaks the engine on purpose; its engines run without the audit")
+    config.addinivalue_line("markers", "unaudited: measures speed, or breaks the engine on purpose: runs without the audit")
 
 
 @pytest.fixture(autouse=True)

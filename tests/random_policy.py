@@ -136,8 +136,8 @@ class _Draw:
             soon = float(np.nextafter(self.view.now_s, inf))
         elif kind > 0.7 and until == Event.ANY and self.moves():
             soon = inf
-        return Plan(prefill=tuple((int(self.view.id[row]), chunk) for row, chunk in self.chunks.items()), until=until, wake_at_s=soon,
-                    wake_after_steps=steps, **ids)
+        chunks = tuple((int(self.view.id[row]), chunk) for row, chunk in self.chunks.items())
+        return Plan(prefill=chunks, until=until, wake_at_s=soon, wake_after_steps=steps, **ids)
 
 
 def _cautious(view: View) -> Plan:

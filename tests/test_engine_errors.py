@@ -46,10 +46,12 @@ def test_doing_nothing_is_a_wedge() -> None:
     assert "wedged with 2 requests unfinished: nothing runs, nothing moves" in told(lambda view: Plan(), Wedged)
 
 
+@pytest.mark.unaudited
 def test_waking_for_ever_is_a_wedge() -> None:
     assert "10000 decisions in a row" in told(lambda view: Plan(wake_at_s=soon(view)), Wedged)
 
 
+@pytest.mark.unaudited
 def test_moving_to_and_fro_for_ever_is_a_wedge() -> None:
     def swap(view: View) -> Plan:
         at = view.residency
@@ -68,7 +70,7 @@ def test_waiting_long_for_a_copy_is_no_wedge() -> None:
         return Plan(decode=view.id[at == Residency.GPU], load=view.id[at == Residency.HOST], wake_after_steps=1)
     ran = run_engine([Ask(0.0, 8, 5)] * 2, Fixed(wait), machine(d2h_bytes_per_s=2e6, h2d_bytes_per_s=2e6))
     assert ran.engine.count.loads == 2
-    assert ran.engine.count.decisions > 3000
+    assert ran.engine.count.decisions > 2000
 
 
 def raising(view: View) -> Plan:

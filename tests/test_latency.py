@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from sim.latency import LatencyModel
 
-counts = st.integers(0, 100_000)
+work = st.tuples(*[st.integers(0, 100_000)] * 4)     # tokens, KV, pairs, requests
 
 
 @settings(max_examples=200, deadline=None)
-@given(model=st.sampled_from([FAST, SLOW, EVEN]), step=st.tuples(counts, counts, counts, counts), more=st.tuples(counts, counts, counts, counts))
+@given(model=st.sampled_from([FAST, SLOW, EVEN]), step=work, more=work)
 def test_more_work_never_takes_less_time(model: LatencyModel, step: tuple[int, ...], more: tuple[int, ...]) -> None:
     bigger = [a + b for a, b in zip(step, more)]
     assert 0 < model.step_s(*step) <= model.step_s(*bigger)
@@ -39,8 +39,9 @@ def test_the_knee_joins_two_straight_lines() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(model=st.sampled_from([FAST, SLOW]), start_s=st.floats(0, 1e4), seqs=st.integers(1, 500), kv=st.integers(0, 10**6), steps=st.integers(1, 1500))
-def test_a_run_of_decode_steps_is_one_step_after_the_other(model: LatencyModel, start_s: float, seqs: int, kv: int, steps: int) -> None:
+@given(model=st.sampled_from([FAST, SLOW]), start_s=st.floats(0, 1e4), seqs=st.integers(1, 500), kv=st.integers(0, 10**6),
+       steps=st.integers(1, 1500))
+def test_a_run_is_one_step_after_the_other(model: LatencyModel, start_s: float, seqs: int, kv: int, steps: int) -> None:
     now, expected = start_s, []
     for step in range(steps):
         now += model.step_s(seqs, kv + step * seqs, 0.0, seqs)
@@ -50,8 +51,8 @@ def test_a_run_of_decode_steps_is_one_step_after_the_other(model: LatencyModel, 
     assert (np.diff(ends, prepend=start_s) > 0).all()
 
 
-@pytest.mark.parametrize(("name", "value"), [("weights_s", -1.0), ("token_s", nan), ("kv_token_s", inf), ("pair_s", -1e-9), ("seq_s", nan),
-                                             ("host_s", -1.0), ("knee", 0.5), ("knee", nan)])
+@pytest.mark.parametrize(("name", "value"), [("weights_s", -1.0), ("token_s", nan), ("kv_token_s", inf), ("pair_s", -1e-9),
+                                             ("seq_s", nan), ("host_s", -1.0), ("knee", 0.5), ("knee", nan)])
 def test_impossible_coefficients_are_named(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name}.*{value}"):
         replace(FAST, **{name: value})

@@ -29,7 +29,7 @@ def variants() -> dict[str, Callable[[], Policy]]:
         for f in fields(make()):
             value = getattr(make(), f.name)
             if f.init and isinstance(value, bool):
-                found[f"{name} {f.name}={not value}"] = lambda make=make, name=f.name, value=value: replace(make(), **{name: not value})
+                found[f"{name} {f.name}={not value}"] = lambda make=make, changes={f.name: not value}: replace(make(), **changes)
     return found
 
 
@@ -66,12 +66,14 @@ def arrays(view: View) -> list[str]:
     return [f.name for f in fields(View) if isinstance(getattr(view, f.name), np.ndarray)]
 
 
-def contents(view: View) -> tuple[object, ...]:
-    return tuple(value.tobytes() if isinstance(value, np.ndarray) else value for value in (getattr(view, f.name) for f in fields(View)))
+def contents(view: View) -> list[object]:
+    values = [getattr(view, f.name) for f in fields(View)]
+    return [value.tobytes() if isinstance(value, np.ndarray) else value for value in values]
 
 
-def orders(plan: Plan) -> tuple[object, ...]:
-    return tuple(value.tolist() if isinstance(value, np.ndarray) else value for value in (getattr(plan, f.name) for f in fields(Plan)))
+def orders(plan: Plan) -> list[object]:
+    values = [getattr(plan, f.name) for f in fields(Plan)]
+    return [value.tolist() if isinstance(value, np.ndarray) else value for value in values]
 
 
 @pytest.fixture(params=VARIANTS)
@@ -142,5 +144,5 @@ def test_the_random_policy_keeps_the_contract_too() -> None:
     assert isinstance(recorder, Recorder)
     fresh = copy.deepcopy(policy)
     assert [orders(fresh.plan(view)) for view in recorder.views] == [orders(plan) for plan in recorder.plans]
-    used = {name: sum(len(getattr(plan, name)) for plan in recorder.plans) for name in ("decode", "prefill", "offload", "drop", "load", "store", "forget")}
-    assert min(used.values()) >= 3, used
+    for name in ("decode", "prefill", "offload", "drop", "load", "store", "forget"):
+        assert sum(len(getattr(plan, name)) for plan in recorder.plans) >= 3, name

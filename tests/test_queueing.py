@@ -13,11 +13,11 @@ STEP_S = EVEN.step_s(1, 0, 0, 1)
 
 
 @pytest.mark.unaudited
-@pytest.mark.parametrize(("load", "seed"), [(0.3, 2), (0.6, 1)])
-def test_waiting_time_of_m_d_1(load: float, seed: int) -> None:
+@pytest.mark.parametrize("load", [0.3, 0.6])
+def test_waiting_time_of_m_d_1(load: float) -> None:
     """One seat, a prefill and two decode steps of equal length each: Pollaczek-Khinchine, and request by request Lindley."""
-    service_s, n = 3 * STEP_S, 40_000
-    arrival_s = np.random.default_rng(seed).exponential(service_s / load, n).cumsum()
+    service_s, n = 3 * STEP_S, 12_000
+    arrival_s = np.random.default_rng(6).exponential(service_s / load, n).cumsum()
     ran = run_engine([Ask(t, 10, 3) for t in arrival_s.tolist()], Vllm(), machine(latency=EVEN, max_seqs=1), watch=Quiet())
     waits_s = ran.records.first_s - STEP_S - arrival_s
     expected, wait = [], 0.0
@@ -54,11 +54,11 @@ class Census(Quiet):
 @pytest.mark.unaudited
 def test_littles_law() -> None:
     """L = lambda W, in a batched server with preemptions: L counted in the engine, W from the records."""
-    rng, n, rate = np.random.default_rng(0), 6000, 9.0
+    rng, n, rate = np.random.default_rng(0), 3000, 3.3
     arrival_s = rng.exponential(1 / rate, n).cumsum()
     asks = [Ask(t, int(p), int(o)) for t, p, o in zip(arrival_s.tolist(), rng.integers(10, 500, n), rng.integers(10, 300, n))]
     census = Census()
-    ran = run_engine(asks, Vllm(), machine(latency=FAST, kv_blocks=500), watch=census)
+    ran = run_engine(asks, Vllm(), machine(latency=FAST, kv_blocks=100), watch=census)
     assert ran.engine.count.drops > 100
     seconds = float(ran.records.last_s.max())
     mean_in_system = census.area / seconds

@@ -22,7 +22,8 @@ def taken(read_until_s: float, rate: float, times: list[float]) -> float:
 @settings(max_examples=400, deadline=None)
 @given(read_until_s=st.one_of(st.just(-inf), st.floats(-5, 50)), rate=st.floats(0.5, 200), first_s=st.floats(0, 20),
        gap_s=st.floats(1e-4, 0.5), growth_s=st.floats(0, 0.05), tokens=st.integers(1, 60))
-def test_deliver_equals_brute_force(read_until_s: float, rate: float, first_s: float, gap_s: float, growth_s: float, tokens: int) -> None:
+def test_deliver_equals_brute_force(read_until_s: float, rate: float, first_s: float, gap_s: float, growth_s: float,
+                                    tokens: int) -> None:
     """Any buffer, any reader, any run whose steps do not shrink."""
     times = first_s + np.cumsum([0.0] + [gap_s + i * growth_s for i in range(tokens - 1)])
     until = deliver(np.array([read_until_s]), np.array([rate]), times[0], times[-1], tokens)

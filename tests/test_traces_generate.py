@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from traces import BadInput, generate
-from traces.generate import gamma_arrivals_s
+from traces.arrivals import gamma_arrivals_s
 from traces.lengths import Constant, Normal, parse_lengths
 
 

@@ -39,8 +39,9 @@ tokens = st.one_of(st.just(0.0), st.integers(0, 300).map(float), st.floats(0, 30
 
 
 @settings(max_examples=400, deadline=None)
-@given(unwritten=st.lists(tokens, min_size=1, max_size=6), paused=st.lists(st.booleans(), min_size=6, max_size=6), step_s=st.floats(1e-3, 0.05),
-       growth_s=st.floats(0, 2e-3), steps=st.integers(1, 40), queued_s=st.one_of(st.just(0.0), st.floats(0, 0.5)), share=st.floats(0.1, 1.0))
+@given(unwritten=st.lists(tokens, min_size=1, max_size=6), paused=st.lists(st.booleans(), min_size=6, max_size=6),
+       step_s=st.floats(1e-3, 0.05), growth_s=st.floats(0, 2e-3), steps=st.integers(1, 40),
+       queued_s=st.one_of(st.just(0.0), st.floats(0, 0.5)), share=st.floats(0.1, 1.0))
 def test_closed_form_equals_brute_force(unwritten: list[float], paused: list[bool], step_s: float, growth_s: float, steps: int,
                                         queued_s: float, share: float) -> None:
     """Any backlog, some requests paused, steps that grow, a link that is busy for the first of them."""
@@ -86,7 +87,8 @@ def test_a_complete_copy_is_exactly_complete() -> None:
     assert (left <= np.array([123.456, 37.0, 77.7])).all()
 
 
-@pytest.mark.parametrize(("step", "link"), [(0.5, 0.5), (0.5, 2.0), (1.0, 1.0), (1.0, 0.5), (1.1, 1.0), (2.0, 0.5), (2.0, 1.0), (1.0, 2.0), (2.0, 2.0)])
+@pytest.mark.parametrize("step", [0.5, 1.0, 1.1, 2.0])
+@pytest.mark.parametrize("link", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("queued_s", [0.0, 0.04, 0.099, 0.15, 0.5])
 def test_chunks_outlast_their_step_only_when_beliefs_are_off(step: float, link: float, queued_s: float) -> None:
     """`exact` says so beforehand; a step waits for its chunk, not for copies that were queued before it."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,54 +11,55 @@ import numpy as np
 
 from traces.cells import shown
 from traces.errors import BadInput
-from traces.rows import Row, bad_line, read_rows
-from traces.schemas import Column, Schema, Value, recognise
-from traces.trace import Floats, Trace, make_trace
+from traces.rows import bad_line
+from traces.schemas import LENGTHS, SCHEMAS, Column, Schema, Value, recognise
+from traces.tables import Table, open_table
+from traces.trace import Floats, Ints, Trace, make_trace
+
+Lists = dict[str, list[Any]]    #: of values, by argument of `make_trace`
 
 
 def load_trace(path: str | os.PathLike[str]) -> Trace:
-    """The trace in a CSV file, plain or gzipped, of any schema in `traces.schemas`; its kind is read off the header.
+    """The trace in a CSV or JSON lines file, plain or gzipped, of any schema in `traces.schemas`, which its column names tell.
 
-    Times are seconds: as they stand in our own schema, from the first request in Azure's. Rows without input or output
-    tokens are failed requests: they are left out and counted in `Trace.dropped`. Anything else that cannot be used is a
-    BadInput with the file, the line (the first is 1) and the reason.
+    Times are seconds: as they stand in the file, but from the first request where the file gives dates (Azure). Rows
+    without input or output tokens are failed requests: they are left out and counted in `Trace.dropped`. Anything else
+    that cannot be used is a BadInput with the file, the line (the first is 1) and the reason.
     """
     file = os.fspath(path)
-    with closing(read_rows(file)) as rows:
-        names, schema = _header(file, rows)
-        columns = [column for column in schema.columns if column.name in names]
-        given, dropped = _arguments(file, rows, names, columns)
-    if not given["arrival_s"]:
+    schema, given, dropped = _read(file, SCHEMAS)
+    arrival_s = _seconds(schema, given.pop("arrival_s"))
+    return make_trace(arrival_s, **given, source=Path(file).name, dropped=dropped)
+
+
+def load_lengths(path: str | os.PathLike[str]) -> Ints:
+    """Prompt and output tokens of every usable request, shape (n, 2), of a trace or of a file without arrivals."""
+    _, given, _ = _read(os.fspath(path), (*SCHEMAS, LENGTHS))
+    return np.column_stack([np.asarray(given["input_tokens"]), np.asarray(given["output_tokens"])]).astype(np.int64)
+
+
+def _read(file: str, schemas: Sequence[Schema]) -> tuple[Schema, Lists, dict[str, int]]:
+    """The file's schema, what its usable rows say, and how many rows were dropped, by reason."""
+    with open_table(file) as table:
+        try:
+            schema = recognise(table.names, table.jsonl, schemas)
+        except ValueError as error:
+            raise bad_line(file, table.line, str(error)) from None
+        columns = [column for column in schema.columns if table.jsonl or column.name in table.names]
+        given, dropped = _arguments(file, table, columns)
+    if not given["input_tokens"]:
         counts = ", ".join(f"{count} with {reason}" for reason, count in dropped.items())
         raise BadInput("trace", file, f"no usable request: all rows were dropped, {counts}" if counts else "holds a header only")
-    given["arrival_s"] = _seconds(schema, given["arrival_s"])
-    return make_trace(**given, source=Path(file).name, dropped=dropped)
+    return schema, given, dropped
 
 
-def _header(file: str, rows: Iterator[Row]) -> tuple[list[str], Schema]:
-    """The column names in the file and the schema they belong to."""
-    line, cells = next(rows, (0, []))
-    if not cells:
-        raise BadInput("trace", file, "the file is empty")
-    names = [cell.strip() for cell in cells]
-    try:
-        return names, recognise(names)
-    except ValueError as error:
-        raise bad_line(file, line, str(error)) from None
-
-
-def _arguments(
-    file: str, rows: Iterator[Row], names: list[str], columns: list[Column]
-) -> tuple[dict[str, Any], dict[str, int]]:
-    """The lists of values of the usable rows, by argument of `make_trace`; and how many rows were dropped, by reason."""
-    places = [names.index(column.name) for column in columns]
-    given: dict[str, list[Any]] = {column.argument: [] for column in columns}
+def _arguments(file: str, table: Table, columns: list[Column]) -> tuple[Lists, dict[str, int]]:
+    """What the usable rows say; and how many rows were dropped, by reason."""
+    given: Lists = {column.argument: [] for column in columns}
     failures = [(list(given).index(f"{kind}_tokens"), f"zero {kind} tokens") for kind in ("output", "input")]
     dropped: dict[str, int] = {}
-    for line, cells in rows:
-        if len(cells) != len(names):
-            raise bad_line(file, line, f"has {len(cells)} fields, the header has {len(names)}")
-        values = [_value(file, line, column, cells[place]) for column, place in zip(columns, places)]
+    for line, cells in table.rows([column.name for column in columns]):
+        values = [_value(file, line, column, cell) for column, cell in zip(columns, cells)]
         for index, failure in failures:
             if values[index] == 0:
                 dropped[failure] = dropped.get(failure, 0) + 1

@@ -1,8 +1,7 @@
-"""Rows of a CSV file, plain or gzipped, each with the line it starts on."""
+"""Lines of text of a file, plain or gzipped."""
 
 from __future__ import annotations
 
-import csv
 import gzip
 import zlib
 from collections.abc import Generator, Iterator
@@ -11,8 +10,6 @@ from typing import BinaryIO, cast
 
 from traces.cells import shown
 from traces.errors import BadInput
-
-Row = tuple[int, list[str]]     #: the line a row starts on, and its cells
 
 GZIP_MAGIC = b"\x1f\x8b"
 LONGEST_LINE = 1 << 20      #: bytes; without a limit a file of binary garbage, or /dev/zero, would be read into memory as one line
@@ -23,20 +20,10 @@ def bad_line(path: str, line: int, why: str) -> BadInput:
     return BadInput("trace", f"{path}, line {line}", why)
 
 
-def read_rows(path: str) -> Generator[Row, None, None]:
-    """(line, cells) of every row, the header included; blank lines are skipped. BadInput says which line cannot be read and why."""
+def read_lines(path: str) -> Generator[str, None, None]:
+    """Decoded lines with their ends, split at \\n only: csv itself knows \\r\\n and quoted line ends. BadInput names a bad one."""
     with _opened(path) as stream:
-        reader = csv.reader(_lines(path, stream), strict=True)
-        while True:
-            line = reader.line_num + 1
-            try:
-                row = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                raise bad_line(path, line, f"is not CSV: {error}") from None
-            if row:
-                yield line, row
+        yield from _lines(path, stream)
 
 
 @contextmanager

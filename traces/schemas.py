@@ -29,11 +29,13 @@ class Schema:
     columns: tuple[Column, ...]
     ticks_per_s: int = 1            #: unit of the arrival column
     from_first: bool = False        #: arrivals are counted from the first request kept; else they are taken as they are
+    jsonl: bool = False             #: an object a line; else CSV
+    marks: tuple[str, ...] = ()     #: further columns that tell a file of this kind, and are not read
     closed: bool = False            #: a column not listed is an error, so that a typo in an optional one is not lost
 
     def required(self) -> list[str]:
         """Names of the columns that make a file one of this kind."""
-        return [column.name for column in self.columns if column.empty is None]
+        return [*self.marks, *(column.name for column in self.columns if column.empty is None)]
 
 
 OURS = Schema(
@@ -63,19 +65,59 @@ AZURE = Schema(
     ticks_per_s=cells.TICKS_PER_S,
     from_first=True,
 )
-SCHEMAS = (OURS, AZURE)
+BURSTGPT = Schema(
+    "BurstGPT",         # github.com/HPMLL/BurstGPT; seconds. Total tokens and elapsed time say nothing new
+    (
+        Column("Timestamp", "arrival_s", cells.zero_or_more),
+        Column("Request tokens", "input_tokens", cells.count),
+        Column("Response tokens", "output_tokens", cells.count),
+        Column("Model", "model", cells.name, empty=""),
+        Column("Session ID", "session", cells.name, empty=""),
+        Column("Log Type", "klass", cells.name, empty=""),
+    ),
+)
+VIDUR = Schema(
+    "Vidur",            # github.com/microsoft/vidur, trace replay; seconds
+    (
+        Column("arrived_at", "arrival_s", cells.zero_or_more),
+        Column("num_prefill_tokens", "input_tokens", cells.count),
+        Column("num_decode_tokens", "output_tokens", cells.count),
+    ),
+)
+_TIMED = (
+    Column("timestamp", "arrival_s", cells.zero_or_more),
+    Column("input_length", "input_tokens", cells.count),
+    Column("output_length", "output_tokens", cells.count),
+)
+TIMED_TRACE = Schema("vLLM timed_trace", _TIMED)    # `vllm bench serve --dataset-name timed_trace`; seconds, its default
+BAILIAN = Schema(
+    "Qwen-Bailian",     # github.com/alibaba-edu/qwen-bailian-usagetraces-anon: Mooncake's fields, but seconds
+    (*_TIMED, Column("type", "klass", cells.name, empty="")),
+    jsonl=True,
+    marks=("chat_id",),
+)
+MOONCAKE = Schema(
+    "Mooncake",         # github.com/kvcache-ai/Mooncake; milliseconds. session_id is AIPerf's
+    (Column("timestamp", "arrival_s", cells.time_from_ms), *_TIMED[1:], Column("session_id", "session", cells.name, empty="")),
+    jsonl=True,
+)
+SCHEMAS = (OURS, AZURE, BURSTGPT, VIDUR, TIMED_TRACE, BAILIAN, MOONCAKE)
+
+#: prompts and outputs without a clock: no trace, but something to draw lengths from
+LENGTHS = Schema("lengths", OURS.columns[1:3])
 
 
-def recognise(found: Sequence[str]) -> Schema:
-    """The schema of a header with these column names. ValueError says what is wrong with the header."""
+def recognise(found: Sequence[str], jsonl: bool = False, schemas: Sequence[Schema] = SCHEMAS) -> Schema:
+    """The first schema that a header with these column names fits. ValueError says what is wrong with the header."""
     twice = sorted({name for name in found if name and found.count(name) > 1})
     if twice:
         raise ValueError(f"column {cells.shown(twice[0])} appears more than once")
-    for schema in SCHEMAS:
+    schemas = [schema for schema in schemas if schema.jsonl == jsonl]
+    for schema in schemas:
         if set(schema.required()) <= set(found):
             break
     else:
-        known = "; ".join(f"{schema.name} ({', '.join(schema.required())})" for schema in SCHEMAS)
+        known = "; ".join(f"{schema.name} ({', '.join(schema.required())})" for schema in schemas)
         more = f" and {len(found) - 8} more" if len(found) > 8 else ""
         raise ValueError(f"no known schema: columns found {', '.join(map(cells.shown, found[:8]))}{more}; known: {known}")
     unknown = [name for name in found if name not in {column.name for column in schema.columns}]

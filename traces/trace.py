@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from traces import cells, options
 from traces.errors import BadInput
+from traces.streams import Purpose, stream
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -74,6 +75,23 @@ class Trace:
         used = {"--start": start_s, "--end": end_s, "--limit": limit, "--time-scale": None if scale == 1 else scale}
         source = " ".join([self.source, *(f"{option} {value:.12g}" for option, value in used.items() if value is not None)])
         return replace(self, **cut, source=source.strip())
+
+    def jitter_ties(self, seconds: float, seed: int = 0) -> Trace:
+        """Requests with one time stamp spread uniformly over `seconds` from it: for traces whose clock ticks coarsely.
+
+        They keep their order, and stay before the next time stamp where that comes sooner. Requests with a time stamp of
+        their own stay where they are. BadInput names the option.
+        """
+        width = options.positive("--jitter-ties", seconds)
+        stamps, group, size = np.unique(self.arrival_s, return_inverse=True, return_counts=True)
+        room = np.minimum(np.append(np.diff(stamps), np.inf), width)
+        later = stream(seed, Purpose.TIES).random(len(self)) * room[group]
+        later[size[group] == 1] = 0.0
+        arrival_s = self.arrival_s + later[np.lexsort((later, group))]
+        if arrival_s[-1] > cells.MOST:
+            raise BadInput("--jitter-ties", f"{width:.12g}", "moves arrivals beyond 2**53 s")
+        arrival_s.setflags(write=False)
+        return replace(self, arrival_s=arrival_s, source=f"{self.source} --jitter-ties {width:.12g} --seed {seed}".strip())
 
 
 def make_trace(

@@ -51,6 +51,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         self.prefill: list[tuple[Stream, int]] = []         # of the plan, until the step that does it is over
         self.loading: list[Stream] = []                     # begin to load in the coming step, in this order
         self.storing: list[Stream] = []
+        self.writing: list[Stream] = []                     # of these, in the step under way
         self.tokens: dict[str, int] = {}                    # what each request computes in this step
         self.step_began_s = 0.0
 
@@ -94,9 +95,10 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
             self._decide(now_s)
         begin = self.loading + [stream for stream, _ in self.prefill if stream.residency == Residency.NONE]
         self.tokens = {stream.name: 1 for stream in self.decoding} | {stream.name: tokens for stream, tokens in self.prefill}
-        if self.storing and self.tokens:
+        self.writing = list(self.storing) if self.tokens else []
+        if self.writing:
             self.host.write([Chunk(stream.name, stream.computed_tokens - stream.host_tokens, self.tokens.get(stream.name, 0))
-                             for stream in self.storing])
+                             for stream in self.writing])
         with self._only_waiting(begin), self._one_token_lent(bool(self.loading)):
             out = super().schedule()                        # whether prefills are throttled is the plan's affair
         if out.num_scheduled_tokens != self.tokens:
@@ -108,10 +110,11 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         return out
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
-        ran = [self.named[name] for name in scheduler_output.num_scheduled_tokens]
+        batch = scheduler_output.num_scheduled_tokens
+        ran = [self.named[name] for name in batch if name in self.named]    # the others were aborted during the step
         outputs_before = [stream.request.num_output_tokens for stream in ran]
         outputs = super().update_from_output(scheduler_output, model_runner_output)
-        if ran:
+        if batch:
             self._ran({stream for stream, before in zip(ran, outputs_before) if stream.request.num_output_tokens > before})
             self._remove([stream for stream in ran if stream.request.is_finished()])
         return outputs
@@ -272,7 +275,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
 
     def _ran(self, speakers: set[Stream]) -> None:
         now_s = self.clock()
-        for stream, unwritten in zip(self.storing, self.host.unwritten() if self.storing else ()):
+        for stream, unwritten in zip(self.writing, self.host.unwritten() if self.writing else ()):
             stream.host_tokens = round(stream.computed_tokens - unwritten, 9)   # 3e-14 tokens would hold a host block
         for stream in speakers:
             stream.deliver(now_s)

@@ -43,9 +43,9 @@ class Stream:
 
     @property
     def computed_tokens(self) -> int:
-        """KV that exists; vLLM forgets the KV of whoever leaves the GPU."""
+        """KV that exists; vLLM forgets it when the request leaves the GPU, and knows of it again once a load has begun."""
         computed: int = self.request.num_computed_tokens
-        return int(self.host_tokens) if self.residency == Residency.HOST else computed
+        return int(self.host_tokens) if self.residency in (Residency.HOST, Residency.LOADING) else computed
 
     @property
     def remaining_tokens(self) -> int:

@@ -27,29 +27,30 @@ class Ask(NamedTuple):
     reader: bool
 
 
-def load(seed: int, requests: int, longest_prompt: int = 1500, longest_output: int = 400) -> list[Ask]:
-    """Poisson arrivals, in some loads half of them at one instant."""
+def load(seed: int, requests: int, longest_prompt: int, longest_output: int) -> list[Ask]:
+    """Poisson arrivals, in some loads half of them or all but a few at one instant."""
     rng = np.random.default_rng([seed, 1])
-    gaps = rng.exponential(1 / rng.uniform(2, 20), requests) * (rng.random(requests) > rng.choice([0.0, 0.5]))
+    gaps = rng.exponential(1 / rng.uniform(2, 20), requests) * (rng.random(requests) > rng.choice([0.0, 0.5, 0.9]))
     slo = rng.choice([np.nan, 0.5, 2.0], (2, requests))
-    return [Ask(*ask) for ask in zip(gaps.cumsum().tolist(), rng.integers(1, longest_prompt, requests).tolist(),
-                                     rng.integers(1, longest_output, requests).tolist(), rng.uniform(3, 40, requests).tolist(),
+    return [Ask(*ask) for ask in zip(gaps.cumsum().tolist(), rng.integers(1, longest_prompt + 1, requests).tolist(),
+                                     rng.integers(1, longest_output + 1, requests).tolist(), rng.uniform(3, 30, requests).tolist(),
                                      rng.choice([0.5, 1.0, 4.0], requests).tolist(), slo[0].tolist(), (slo[1] / 10).tolist(),
                                      (rng.random(requests) < 0.9).tolist())]
 
 
-def machine(seed: int, tight: bool, host: str, longest: int = 1900) -> Machine:
-    """`tight`: hardly more GPU blocks than the longest request; host: "none", "tight" or "ample"."""
+def machine(seed: int, longest: int, memory: str, host: str) -> Machine:
+    """Memory for `longest` tokens (of the largest request) a few times ("tight") or often ("ample"); a host pool beside it, or "none"."""
     rng = np.random.default_rng([seed, 2])
     block_size = int(rng.choice([1, 16, 32]))
-    tokens = longest * (rng.uniform(1.1, 4.0) if tight else 20)
-    host_tokens = {"none": 0.0, "tight": tokens * rng.uniform(0.2, 0.8), "ample": 5 * tokens}[host]
+    tokens = longest * {"tight": rng.uniform(1.1, 4.0), "ample": 25.0}[memory]
+    host_tokens = tokens * {"none": 0.0, "tight": rng.uniform(0.2, 0.8), "ample": 5.0}[host]
     max_seqs = int(rng.choice([8, 24, 64]))
-    beliefs = [(1.0, 1.0), (1.0, 1.0), (1.6, 1.0), (0.6, 1.5), (1.0, 0.5)][int(rng.integers(5))]
+    believed_step, believed_link = [(1.0, 1.0), (1.0, 1.0), (1.0, 1.0), (1.6, 1.0), (0.6, 1.5), (1.0, 0.5)][int(rng.integers(6))]
     rate = float(rng.choice([0.4e9, 4e9, 25e9]))
     return Machine((H200, A100)[seed % 2], int(tokens // block_size) + 1, int(host_tokens // block_size), block_size, max_seqs=max_seqs,
-                   max_step_tokens=int(rng.choice([max_seqs, 256, 2048])), h2d_bytes_per_s=rate, d2h_bytes_per_s=rate * float(rng.choice([0.5, 1.0])),
-                   copies_per_block=int(rng.choice([1, 64])), believed_step=beliefs[0], believed_link=beliefs[1])
+                   max_step_tokens=int(rng.choice([max_seqs, 256, 2048])), h2d_bytes_per_s=rate,
+                   d2h_bytes_per_s=rate * float(rng.choice([0.5, 1.0])), copies_per_block=int(rng.choice([1, 64])),
+                   believed_step=believed_step, believed_link=believed_link)
 
 
 def slower_links(exact: Machine, factor: float) -> Machine:

@@ -125,6 +125,8 @@ class Checked:
 
     def decided(self, engine: PlanScheduler, view: View, plan: Plan) -> None:
         held = blocks_for(view.computed_tokens, view.block_size)[HOLDS_BLOCKS[view.residency]].sum()
+        held += sum(-(-request.num_computed_tokens // view.block_size) for name, request in engine.requests.items()
+                    if name not in engine.named)            # aborted while they load: vLLM waits for the copy
         assert held == view.total_blocks - view.free_blocks
         for stream in engine.streams.values():
             running = stream.request.status == RequestStatus.RUNNING
@@ -158,13 +160,15 @@ def vllm_scheduler(cls: type, machine: Machine, **settings: Any) -> Any:
 class FakeEngine:
     """The loop of vLLM's engine core (schedule, run, update_from_output) as a SimPy process.
 
-    `policy` None: vLLM's own scheduler, left alone.
+    `policy` None: vLLM's own scheduler, left alone. `links`: a machine whose links are the real ones, unknown to the policy.
+    `aborts`: (time, id) of requests that their clients give up.
     """
 
-    def __init__(self, load: list[Ask], policy: Policy | None, machine: Machine, **settings: Any) -> None:
+    def __init__(self, load: list[Ask], policy: Policy | None, machine: Machine, links: Machine | None = None,
+                 aborts: list[tuple[float, int]] | None = None, **settings: Any) -> None:
         self.env, self.load, self.machine, self.recording = simpy.Environment(), load, machine, Recording()
-        self.steered, self._asleep = policy is not None, None
-        self.host = FakeHost(self.env, machine, self._wake)
+        self.steered, self.aborts, self._asleep = policy is not None, aborts or [], None
+        self.host = FakeHost(self.env, links or machine, self._wake)
         self.vllm: Any = vllm_scheduler(PlanScheduler if self.steered else Scheduler, machine, **settings)
         if self.steered:
             self.vllm.connector = self.host
@@ -172,6 +176,7 @@ class FakeEngine:
 
     def run(self) -> Recording:
         self.env.process(self._clients())
+        self.env.process(self._impatient())
         self.env.process(self._gpu())
         self.env.run()
         assert not self.vllm.requests, f"stuck at {self.env.now:.3f} s with {len(self.vllm.requests)} requests unfinished"
@@ -191,6 +196,12 @@ class FakeEngine:
             self.vllm.add_request(Request(
                 request_id=str(id), prompt_token_ids=[1] * ask.prompt_tokens, pooling_params=None, arrival_time=self.env.now,
                 sampling_params=SamplingParams(max_tokens=ask.output_tokens, ignore_eos=True, extra_args=reader)))
+            self._wake()
+
+    def _impatient(self) -> Generator[simpy.Event, Any, None]:
+        for abort_s, id in self.aborts:
+            yield self.env.timeout(max(abort_s - self.env.now, 0.0))
+            self.vllm.finish_requests(str(id), RequestStatus.FINISHED_ABORTED)
             self._wake()
 
     def _gpu(self) -> Generator[simpy.Event, Any, None]:
@@ -218,12 +229,12 @@ class FakeEngine:
         return self._asleep if wake_at_s == np.inf else self._asleep | self.env.timeout(max(wake_at_s - self.env.now, 0.0))
 
     def _step_s(self, batch: dict[str, int]) -> float:
-        """A request decodes when it was on the GPU with one token left; everything else is a prefill chunk."""
-        kv, pairs = 0, 0.0
+        """What a plan calls a prefill is one; vLLM itself, left alone, decodes who was on the GPU with one token left."""
+        kv, pairs, plan = 0, 0.0, {stream.name for stream, _ in self.vllm.prefill} if self.steered else set()
         for id, tokens in batch.items():
             request = self.vllm.requests[id]
             before = request.num_computed_tokens - tokens
-            if before and request.num_tokens - before == 1:
+            if before and request.num_tokens - before == 1 and id not in plan:
                 kv += before
             else:
                 pairs += tokens * (before + tokens / 2)
@@ -231,7 +242,7 @@ class FakeEngine:
 
     def _output(self, batch: dict[str, int]) -> ModelRunnerOutput:
         requests = self.vllm.requests
-        says = [[7] if requests[id].num_computed_tokens == requests[id].num_tokens else [] for id in batch]
+        says = [[7] if id in requests and requests[id].num_computed_tokens == requests[id].num_tokens else [] for id in batch]
         return ModelRunnerOutput(req_ids=list(batch), req_id_to_index={id: i for i, id in enumerate(batch)}, sampled_token_ids=says,
                                  logprobs=None, prompt_logprobs_dict={}, pooler_output=[],
                                  kv_connector_output=self.host.output() if self.steered else None)

@@ -16,7 +16,7 @@ _INTS = ("id", "prompt_tokens", "output_tokens", "max_tokens", "computed_tokens"
 _FLOATS = ("arrival_s", "host_tokens", "consumption_rate", "read_until_s", "moved_s", "priority", "ttft_slo_s", "tpot_slo_s")
 _COUNTS = ("free_blocks", "total_blocks", "host_free_blocks", "host_total_blocks", "block_size", "max_seqs", "max_step_tokens",
            "decode_steps", "prefill_steps", "decode_tokens", "prefill_tokens")
-_TIMES = ("now_s", "h2d_free_s", "d2h_free_s", "decode_s", "prefill_s")
+_TIMES = ("now_s", "h2d_free_s", "d2h_free_s", "decode_s", "prefill_s", "cost.step_s", "cost.load_s", "cost.store_s", "plan.wake_at_s")
 _ORDERS = ("decode", "prefill", "offload", "drop", "load", "store", "forget", "until", "wake_after_steps")
 
 
@@ -29,37 +29,36 @@ class Decision:
     counts: tuple[int, ...]
     times: np.ndarray
     orders: tuple[Any, ...]
-    wake_at_s: float
 
     @classmethod
     def of(cls, view: View, plan: Plan) -> Decision:
-        costs = view.cost.step_s(100, 5000, 0.0, 100), view.cost.load_s(100), view.cost.store_s(100)
-        orders = (tuple(map(int, getattr(plan, name))) for name in _ORDERS if name not in ("prefill", "until", "wake_after_steps"))
-        decode, *others = orders
+        ids = {name: tuple(getattr(plan, name).tolist()) for name in ("decode", "offload", "drop", "load", "store", "forget")}
+        orders = ids | {"prefill": tuple((int(id), int(tokens)) for id, tokens in plan.prefill), "until": plan.until,
+                        "wake_after_steps": plan.wake_after_steps}
+        times = [getattr(view, name) for name in _TIMES[:5]]
+        costs = [view.cost.step_s(100, 5000, 0.0, 100), view.cost.load_s(100), view.cost.store_s(100)]
         return cls(np.array([getattr(view, name) for name in _INTS]), np.array([getattr(view, name) for name in _FLOATS]),
-                   tuple(int(getattr(view, name)) for name in _COUNTS), np.array([*(getattr(view, name) for name in _TIMES), *costs]),
-                   (decode, tuple((int(id), int(n)) for id, n in plan.prefill), *others, plan.until, plan.wake_after_steps),
-                   float(plan.wake_at_s))
+                   tuple(int(getattr(view, name)) for name in _COUNTS), np.array([*times, *costs, plan.wake_at_s]),
+                   tuple(orders[name] for name in _ORDERS))
 
     def differs(self, other: Decision) -> str:
         """Which parts are not the same: integers exactly, times and tokens to a millionth; "" when there are none."""
         parts = [f"{name} {a} / {b}" for name, a, b in zip(_COUNTS, self.counts, other.counts) if a != b]
-        parts += [f"{name} {a} / {b}" for name, a, b in zip((*_TIMES, "step", "load", "store"), self.times, other.times) if not _near(a, b)]
+        parts += [f"{name} {a} / {b}" for name, a, b in zip(_TIMES, self.times.tolist(), other.times.tolist()) if not _near(a, b)]
         if self.ints.shape != other.ints.shape:
-            parts.append(f"requests {self.ints[0].tolist()} / {other.ints[0].tolist()}")
-        else:
-            for name, a, b in (*zip(_INTS, self.ints, other.ints), *zip(_FLOATS, self.floats, other.floats)):
-                off = ~_near(a, b) if a.dtype.kind == "f" else a != b
-                if off.any():
-                    parts.append(f"{name} of {self.ints[0][off].tolist()}: {a[off].tolist()} / {b[off].tolist()}")
+            return "; ".join((*parts, f"requests {self.ints[0].tolist()} / {other.ints[0].tolist()}"))
+        for names, ours, theirs, off in ((_INTS, self.ints, other.ints, self.ints != other.ints),
+                                         (_FLOATS, self.floats, other.floats, ~_near(self.floats, other.floats))):
+            for i in off.any(axis=1).nonzero()[0]:
+                parts.append(f"{names[i]} of {self.ints[0][off[i]].tolist()}: {ours[i][off[i]].tolist()} / {theirs[i][off[i]].tolist()}")
         parts += [f"plan.{name} {a} / {b}" for name, a, b in zip(_ORDERS, self.orders, other.orders) if a != b]
-        if not _near(np.array(self.wake_at_s), np.array(other.wake_at_s)):
-            parts.append(f"plan.wake_at_s {self.wake_at_s} / {other.wake_at_s}")
         return "; ".join(parts)
 
 
-def _near(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.isclose(a, b, rtol=0.0, atol=NEAR_S, equal_nan=True)
+def _near(a: Any, b: Any) -> Any:
+    """Equal to a millionth; infinities and NaN equal themselves."""
+    with np.errstate(invalid="ignore"):
+        return (a == b) | (np.abs(a - b) <= NEAR_S) | ((a != a) & (b != b))
 
 
 class Recording:

@@ -1,0 +1,138 @@
+"""The simulator and vLLM's real scheduler under the same policy: every View, Plan and step must be equal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import ModuleType
+
+import numpy as np
+import pytest
+from cases import Ask, load, machine
+from model_engine import simulated
+from random_policy import RandomPolicy
+from recording import difference
+from rotate import Rotate
+
+from policies import POLICIES
+from policies.api import Event, Plan, Policy, View
+from policies.tokenflow import TokenFlow
+from sim.machine import Machine
+
+pytestmark = pytest.mark.engine
+
+Case = tuple[Policy, list[Ask], Machine]
+MEMORY, HOST = ("tight", "tight", "ample"), ("ample", "tight", "ample", "tight", "none")
+TOKENFLOW = ({}, {"interval_s": 0.3}, {"overlap": False}, {"write_through": False}, {"mixed_tokens": 64}, {"load_or_recompute": False},
+             {"offload": False}, {"utility": "slack"}, {"working_set": "paper", "fallback": "fcfs", "utility": "printed"})
+COUNTED = ("decisions", "offloads", "drops", "copies_given_up", "forgets", "loads")
+
+
+def vllm(seed: int) -> Case:
+    return POLICIES["vllm"](reserve_whole_prompt=seed % 3 > 0), load(seed, 80, 1000, 300), machine(seed, 1300, MEMORY[seed % 3], "none")
+
+
+def tokenflow(seed: int) -> Case:
+    """Slow readers and fast links, so that there is something to win by preempting."""
+    fields = {"interval_s": 0.4} | TOKENFLOW[seed % len(TOKENFLOW)]
+    asks = [ask._replace(consumption_rate=3 + ask.consumption_rate / 3) for ask in load(seed, 60, 600, 300)]
+    tight = machine(seed, 900, "ample" if seed % 10 == 9 else "tight", HOST[seed % 5])
+    rate = 25e9 if seed % 4 else tight.h2d_bytes_per_s
+    return TokenFlow(**fields), asks, replace(tight, max_seqs=64, max_step_tokens=max(tight.max_step_tokens, 256),
+                                              h2d_bytes_per_s=rate, d2h_bytes_per_s=rate)
+
+
+def rotate(seed: int) -> Case:
+    until = (Event.ANY, Event.ANY & ~(Event.LANDED | Event.PREFILLED))[seed % 2]
+    return (Rotate(steps=(12, 3)[seed // 2 % 2], until=until), load(seed, 60, 1000, 300),
+            machine(seed, 1300, MEMORY[seed % 3], HOST[seed % 5]))
+
+
+def random(seed: int) -> Case:
+    """Whims waste most of what they compute: short requests."""
+    return RandomPolicy(seed), load(seed, 60, 400, 60), machine(seed, 460, MEMORY[seed % 3], HOST[seed % 5])
+
+
+@dataclass
+class Claim:
+    """How many cases a policy is run on, and what they must at least contain."""
+
+    cases: int
+    least: dict[str, int]
+
+
+CLAIMS: dict[Callable[[int], Case], Claim] = {
+    vllm: Claim(10, {"steps": 20_000}),
+    tokenflow: Claim(12, {"steps": 20_000}),
+    rotate: Claim(10, {"steps": 20_000}),
+    random: Claim(20, {"steps": 20_000}),
+}
+
+
+@pytest.mark.parametrize("case", CLAIMS, ids=lambda case: case.__name__)
+def test_every_view_plan_and_step_is_equal(fake: ModuleType, case: Callable[[int], Case], capsys: pytest.CaptureFixture[str]) -> None:
+    total: Counter[str] = Counter()
+    for seed in range(CLAIMS[case].cases):
+        policy, asks, on = case(seed)
+        model, engine = simulated(asks, policy, on)
+        real = fake.FakeEngine(asks, policy, on)
+        assert not difference(model, real.run()), f"seed {seed}, {policy}, {on}"
+        assert {name: getattr(engine.count, name) for name in COUNTED} == {name: getattr(real.vllm.count, name) for name in COUNTED}
+        total += real.recording.tally()
+    with capsys.disabled():
+        print(f"\n{case.__name__}: {CLAIMS[case].cases} runs equal:", ", ".join(f"{n:,} {what}" for what, n in total.items()))
+    short = {name: (total[name], least) for name, least in CLAIMS[case].least.items() if total[name] < least}
+    assert not short, "less was compared than is claimed"
+
+
+@pytest.mark.parametrize("link", ["h2d_bytes_per_s", "d2h_bytes_per_s"])
+@pytest.mark.parametrize(("case", "seed"), [(tokenflow, 3), (rotate, 7), (random, 7)], ids=lambda value: getattr(value, "__name__", ""))
+def test_a_link_one_percent_slower_is_noticed(fake: ModuleType, case: Callable[[int], Case], seed: int, link: str) -> None:
+    """The policy and its beliefs are the same; only the copies take longer on one side."""
+    policy, asks, on = case(seed)
+    model, _ = simulated(asks, policy, on)
+    slower = replace(on, **{link: getattr(on, link) / 1.01})
+    assert difference(model, fake.FakeEngine(asks, policy, on, links=slower).run())
+
+
+def _one_decoder_less(plan: Plan) -> Plan:
+    return replace(plan, decode=plan.decode[:-1])
+
+
+def _one_token_less(plan: Plan) -> Plan:
+    *others, (id, tokens) = plan.prefill or ((0, 0),)
+    return replace(plan, prefill=(*others, (id, tokens - 1))) if tokens > 1 else plan
+
+
+def _store_backwards(plan: Plan) -> Plan:
+    return replace(plan, store=plan.store[::-1])
+
+
+def _load_backwards(plan: Plan) -> Plan:
+    return replace(plan, load=plan.load[::-1])
+
+
+@dataclass
+class Mutant:
+    """Does as `policy` does for a while; then every plan goes through `change`."""
+
+    policy: Policy
+    change: Callable[[Plan], Plan]
+    patience: int = 50
+
+    def plan(self, view: View) -> Plan:
+        plan = self.policy.plan(view)
+        self.patience -= 1
+        return self.change(plan) if self.patience < 0 else plan
+
+
+@pytest.mark.parametrize("change", [_one_decoder_less, _one_token_less, _store_backwards, _load_backwards])
+def test_a_changed_policy_is_noticed_by_its_steps(fake: ModuleType, change: Callable[[Plan], Plan]) -> None:
+    policy, asks, on = rotate(5)
+    model, _ = simulated(asks, policy, on)
+    real = fake.FakeEngine(asks, Mutant(policy, change), on).run()
+    assert difference(model, real).startswith("decision")
+    model.decisions.clear()
+    real.decisions.clear()
+    assert difference(model, real).startswith("step")
