@@ -7,6 +7,7 @@ sequence of Views alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol, runtime_checkable
@@ -20,6 +21,8 @@ Bools = npt.NDArray[np.bool_]
 
 NOBODY: Ints = np.empty(0, np.int64)
 NOBODY.flags.writeable = False
+_ROWS: Ints = np.arange(4096)
+_ROWS.flags.writeable = False
 
 
 def _nobody() -> Ints:
@@ -75,7 +78,7 @@ class View:
     host_tokens: Floats         #: KV that has a copy on the host (a fraction while a token is crossing)
     residency: Ints             #: one of Residency
     consumption_rate: Floats    #: tokens per second the reader takes
-    read_until_s: Floats        #: when the reader takes up the last token delivered; -inf before the first
+    readers: Callable[[], Floats]       #: computes `read_until_s`; most policies never ask
     preemptions: Ints
     moved_s: Floats             #: when residency last changed
     priority: Floats            #: class weight, 1 by default
@@ -100,6 +103,11 @@ class View:
     cost: CostModel
 
     @property
+    def read_until_s(self) -> Floats:
+        """When each reader takes up the last token delivered; -inf before the first."""
+        return self.readers()
+
+    @property
     def remaining_tokens(self) -> Ints:
         """Tokens to compute before the next output token: 1 means ready to decode."""
         return self.prompt_tokens + self.output_tokens - self.computed_tokens
@@ -120,6 +128,9 @@ class View:
 
     def rows(self, ids: Ints) -> Ints:
         """Rows of `ids`; InvalidPlan when one is unknown."""
+        n = len(ids)
+        if n <= len(_ROWS) and n <= len(self.id) and not np.count_nonzero(self.id[:n] != ids):
+            return _ROWS[:n]                            # the earliest, as in any order of arrival
         rows: Ints = self.id.searchsorted(ids)
         if len(rows) and (rows.max() >= len(self.id) or np.count_nonzero(self.id[rows] != ids)):
             raise InvalidPlan("known ids", ids[~np.isin(ids, self.id)].tolist(), "not in the view")
@@ -199,19 +210,22 @@ def check_plan(view: View, plan: Plan) -> None:
     _each(at[decode] == Residency.GPU, "only residents decode", ids, at[decode])
     _each(left[decode] == 1, "only the prefilled decode", ids, left[decode])
     tokens, holders = len(decode), int(np.count_nonzero(HOLDS_BLOCKS[at]))
-    need, free = int(np.count_nonzero(computed[decode] % bs == 0)), view.free_blocks
+    need, free = len(decode) - int(np.count_nonzero(computed[decode] % bs)), view.free_blocks
     named = [decode]
     if plan.prefill:
         pairs = np.array(plan.prefill)
         if pairs.dtype.kind != "i":
             raise InvalidPlan("prefill is pairs of whole numbers", "all", list(plan.prefill))
-        ids, chunk = pairs.T
-        rows = view.rows(ids)
-        _each((chunk > 0) & (chunk <= left[rows]), "a chunk is part of what remains", ids, chunk)
-        _each(at[rows] <= Residency.GPU, "prefill needs its KV on the GPU or none", ids, at[rows])
-        need += int((blocks_for(computed[rows] + chunk, bs) - blocks_for(computed[rows], bs)).sum())
-        holders += int(np.count_nonzero(at[rows] == Residency.NONE))
-        tokens += int(chunk.sum())
+        rows = view.rows(pairs[:, 0])
+        for (id, chunk), row in zip(pairs.tolist(), rows.tolist()):
+            home, done = int(at[row]), int(computed[row])
+            if not 0 < chunk <= left[row]:
+                raise InvalidPlan("a chunk is part of what remains", [id], [chunk])
+            if home > Residency.GPU:
+                raise InvalidPlan("prefill needs its KV on the GPU or none", [id], [home])
+            need += -(-(done + chunk) // bs) - -(-done // bs)
+            holders += home == Residency.NONE
+            tokens += chunk
         named.append(rows)
     if len(plan.load):
         rows = view.rows(plan.load)

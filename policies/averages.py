@@ -44,8 +44,7 @@ class Averages:
         if not self._prefills:
             tokens = float(view.prompt_tokens.mean())
             return view.cost.step_s(tokens, 0.0, tokens**2 / 2, 1) / tokens
-        tokens, seconds = np.sum(self._prefills, axis=0)
-        return float(seconds / tokens)
+        return sum(seconds for _, seconds in self._prefills) / sum(tokens for tokens, _ in self._prefills)
 
     def close_interval(self, view: View, interval_s: float) -> None:
         """Bring the share of prefill up to now; longer pauses count as several intervals."""

@@ -66,7 +66,7 @@ class FcfsOffload(SGLang):
         going = 0
         for row in gone.tolist():
             going += int(scene.blocks[row])
-            if scene.left[row] == 1 and going <= scene.host_room():
+            if scene.left[row] == 1 and going <= scene.host_room:
                 scene.evict(row)
             else:
                 going -= int(scene.blocks[row])

@@ -113,7 +113,7 @@ class LeastSlack:
     @staticmethod
     def _offload(scene: Scene, row: int) -> bool:
         """False when it has to stay: the host is full even without the copies of residents."""
-        if scene.host_room() < int(scene.blocks[[*scene.leave, row]].sum()):
+        if scene.host_room < int(scene.blocks[[*scene.leave, row]].sum()):
             return False
         scene.evict(row)
         return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
 from .api import NOBODY, Bools, Floats, Ints, Plan, Residency, View, blocks_for, host_blocks_held
@@ -34,6 +36,7 @@ class Scene:
         held = len(self.ready) + len(self.midway) + self.evicting + self.loading
         self.seats = view.max_seqs - held
         self.leave: list[int] = []
+        self.leaving_blocks = 0
         self.give_up: list[int] = []        # residents whose KV is dropped, or absent ones whose copy is
         self.load: list[int] = []
         self.prefill: list[tuple[int, int]] = []
@@ -65,6 +68,7 @@ class Scene:
     def evict(self, row: int) -> None:
         """Offload: the blocks of a complete copy are free at once, the others once it is."""
         self.leave.append(row)
+        self.leaving_blocks += int(self.blocks[row])
         if self.view.host_tokens[row] >= self.view.computed_tokens[row]:
             self.free, self.seats = self.free + int(self.blocks[row]), self.seats + 1
 
@@ -113,7 +117,7 @@ class Scene:
         leave = np.array(self.leave, np.int64)
         if not len(leave):
             return leave, NOBODY
-        held = host_blocks_held(self.view)
+        held = self.held
         missing = int((self.blocks[leave] - held[leave]).sum()) - self.view.host_free_blocks - int(held[self.give_up].sum())
         if missing <= 0:
             return leave, NOBODY
@@ -123,11 +127,15 @@ class Scene:
         enough = int(held[holders].cumsum().searchsorted(missing)) + 1
         return leave, np.sort(holders[:enough])
 
+    @cached_property
+    def held(self) -> Ints:
+        """Host blocks that each request holds."""
+        return host_blocks_held(self.view)
+
+    @cached_property
     def host_room(self) -> int:
         """Host blocks that leaving requests can take: free ones and residents' copies."""
-        held = host_blocks_held(self.view)
-        residents = np.concatenate((self.ready, self.midway))
-        return self.view.host_free_blocks + int(held[residents].sum())
+        return self.view.host_free_blocks + int(self.held[self.ready].sum()) + int(self.held[self.midway].sum())
 
     def _store(self, decode: Ints, leave: Ints, forget: Ints) -> Ints:
         view = self.view
@@ -135,7 +143,7 @@ class Scene:
         rows = self.staying(np.concatenate((self.ready, self.midway, landing, np.array(self.load, np.int64))))
         rows = np.setdiff1d(rows, forget) if len(forget) else rows
         rows = rows[np.argsort(-(self.slack_s * view.consumption_rate)[rows], kind="stable")]
-        held = host_blocks_held(view)
+        held = self.held
         room = view.host_free_blocks + int(held[forget].sum()) + int(held[self.give_up].sum())
         room -= int((self.blocks[leave] - held[leave]).sum())
         after = self.blocks[rows] + 1       # room for the tokens of at least the next step

@@ -206,8 +206,7 @@ class TokenFlow:
             return True
         if not self.overlap and scene.loading:
             return False
-        going = int(sum(scene.blocks[r] for r in scene.leave))
-        if scene.host_room() < going + int(scene.blocks[row]):
+        if scene.host_room < scene.leaving_blocks + int(scene.blocks[row]):
             return False
         scene.evict(row)
         return True

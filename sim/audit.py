@@ -68,7 +68,7 @@ class Parts(NamedTuple):
 
     @classmethod
     def of(cls, engine: Engine, run: Run) -> Parts:
-        decodes = len(engine.decoding)
+        decodes = len(engine.decoders.rows)
         return cls(run.rows[:decodes], run.rows[decodes:], np.broadcast_to(run.tokens, len(run.rows))[decodes:])
 
 
@@ -105,7 +105,7 @@ def _gpu_blocks(m: Moment) -> str:
 
 def _host_blocks(m: Moment) -> str:
     kv = m.engine.kv
-    held = kv.host_held(_marked(m, m.engine.storing))
+    held = kv.host_held(_marked(m, m.engine.copies.rows))
     same = kv.host_free >= 0 and kv.host_free + held == kv.host_total
     return "" if same else f"free {kv.host_free} + held {held}, total {kv.host_total}"
 
@@ -133,7 +133,7 @@ def _copies(m: Moment) -> str:
 
 
 def _decoders(m: Moment) -> str:
-    q, n, decoding = m.engine.requests, m.engine.requests.n, m.engine.decoding
+    q, n, decoding = m.engine.requests, m.engine.requests.n, m.engine.decoders.rows
     decodes = q.joined[:n] >= 0
     listed = _marked(m, decoding)
     ready = (q.residency[:n] == Residency.GPU) & (q.computed_tokens[:n] == q.prompt_tokens[:n] + q.output_tokens[:n] - 1)
@@ -222,7 +222,7 @@ def _batch(m: Moment, run: Run) -> str:
     speaks = _marked(m, run.speakers)[rows]
     fine = (q.residency[rows] == Residency.GPU) & (tokens >= 1) & (tokens <= left) & (speaks == (tokens == left))
     alone = len(run.ends_s) == 1 or not len(m.parts.prefilling)
-    same = np.array_equal(m.parts.decoding, m.engine.decoding) and len(run.speakers) == int(speaks.sum())
+    same = np.array_equal(m.parts.decoding, m.engine.decoders.rows) and len(run.speakers) == int(speaks.sum())
     return "" if fine.all() and alone and same else f"ids {q.id[rows].tolist()}, tokens {tokens.tolist()} of {left.tolist()}"
 
 
@@ -241,7 +241,7 @@ def _room(m: Moment, run: Run) -> str:
     before = q.computed_tokens[run.rows]
     grown = np.zeros(q.n, np.int64)
     grown[run.rows] = blocks_for(before + run.tokens * len(run.ends_s), bs) - blocks_for(before, bs)
-    need, host = int(grown.sum()), int(grown[m.engine.storing].sum())
+    need, host = int(grown.sum()), int(grown[m.engine.copies.rows].sum())
     return "" if need <= kv.free and host <= kv.host_free else f"GPU {need} of {kv.free} blocks, host {host} of {kv.host_free}"
 
 
@@ -253,7 +253,7 @@ def _durations(m: Moment, run: Run) -> str:
     first_s, last_s = (step_s(tokens, kv + decodes * step, pairs, seqs) for step in (0, len(run.ends_s) - 1))
     true_s = np.linspace(first_s, last_s, len(run.ends_s))      # the model is linear in KV
     took_s, slip_s = np.diff(run.ends_s, prepend=run.start_s), _tolerance(run.ends_s[-1])
-    late = len(e.storing) and not e.write_through.exact
+    late = len(e.copies.rows) and not e.write_through.exact
     fine = (took_s >= true_s - slip_s) & (late | (took_s <= true_s + slip_s))
     return "" if fine.all() else f"steps took {took_s[~fine].tolist()}, the model says {true_s[~fine].tolist()}"
 
@@ -264,8 +264,8 @@ def _written(m: Moment, run: Run) -> str:
         return ""
     made = np.zeros(q.n)
     made[run.rows] = run.tokens
-    fresh = made[e.storing]
-    waiting = q.computed_tokens[e.storing] - q.host_tokens[e.storing] + fresh * len(run.ends_s)
+    fresh = made[e.copies.rows]
+    waiting = q.computed_tokens[e.copies.rows] - q.host_tokens[e.copies.rows] + fresh * len(run.ends_s)
     written_s = float((waiting - run.unwritten).sum()) * e.d2h.block_s / e.machine.block_size
     free_s = run.ends_s[-1] - min(max(e.d2h.free_s, run.start_s), run.ends_s[-1])
     exists = (run.unwritten >= fresh) & (run.unwritten <= waiting + 1e-6)

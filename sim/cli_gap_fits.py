@@ -21,7 +21,7 @@ def gap_fits(gaps_s: Floats) -> dict[str, Any] | None:
     if len(gaps_s) < LEAST_GAPS or gaps_s.std() < LEAST_CV * gaps_s.mean():
         return None
     x = gaps_s / gaps_s.mean()
-    logs = np.log(x)
+    logs = np.log(gaps_s) - np.log(gaps_s.mean())       # of x, also where that rounds to zero
     gamma, weibull = _gamma_shape(logs), _weibull_shape(logs)
     fits = {
         "exponential": {"shape": 1.0, "ks": _distance(-np.expm1(-x))},

@@ -15,12 +15,13 @@ from typing import Any, Protocol
 import numpy as np
 import simpy
 
-from policies.api import NOBODY, Event, Floats, Ints, InvalidPlan, Plan, Policy, Residency, View, check_plan, decode_steps_that_fit
+from policies.api import NOBODY, Event, Floats, InvalidPlan, Ints, Plan, Policy, Residency, View, check_plan
 
-from . import token_buffer
 from .beliefs import Beliefs
 from .counters import Counters
+from .decoders import Decoders
 from .errors import PolicyError, Wedged
+from .host_copies import HostCopies
 from .kv_cache import KVCache
 from .link import Link
 from .machine import Machine
@@ -41,14 +42,30 @@ class Watch(Protocol):
 
 @dataclass(slots=True)
 class Run:
-    """Consecutive steps of one batch."""
+    """Consecutive steps of one batch; with a prefill beside or instead of decodes it is a single step."""
 
     start_s: float
-    ends_s: Floats          #: of each step
-    rows: Ints              #: who computes
-    tokens: Ints | int      #: how much each computes in each step
-    speakers: Ints          #: rows that put out one token in each step
-    unwritten: Floats | None = None     #: tokens without a copy afterwards, of those written through, in their order
+    ends_s: Floats                  #: of each step
+    decoding: Ints                  #: rows that put out one token in each step
+    prefilling: Ints                #: rows that compute a chunk of their prompts
+    chunk: Ints                     #: its tokens
+    completing: Ints                #: those of `prefilling` that put out a token
+    unwritten: Floats | None = None     #: tokens without a host copy afterwards, of those written through, where followed
+
+    @property
+    def rows(self) -> Ints:
+        """Everyone who computes."""
+        return np.concatenate((self.decoding, self.prefilling))
+
+    @property
+    def tokens(self) -> Ints:
+        """What each of `rows` computes in each step."""
+        return np.concatenate((np.ones(len(self.decoding), np.int64), self.chunk))
+
+    @property
+    def speakers(self) -> Ints:
+        """Rows that put out one token in each step."""
+        return np.concatenate((self.decoding, self.completing))
 
 
 class Engine:
@@ -67,8 +84,8 @@ class Engine:
         self.plan, self.happened, self.steps_to_wake = Plan(), 0, 0
         self.prefill: tuple[tuple[int, int], ...] = ()      # of the plan, until it is done
         self.chunk_unfinished = False               # ends the plan
-        self.decoding: Ints = NOBODY                # rows, ascending
-        self.storing: Ints = NOBODY                 # rows, in the order of the plan
+        self.decoders = Decoders(self.requests, self.clock, self.kv)
+        self.copies = HostCopies(self.requests, self.clock, self.kv, self.decoders, self.write_through)
         self.landed: list[int] = []                 # ids that join the decoders at the next step
         self.loading = self.evicting = 0
         self._finished = finished
@@ -107,20 +124,16 @@ class Engine:
             return False
         if plan.wake_after_steps and self.steps_to_wake <= 0:
             return False
-        return not len(self.decoding) or self._steps_that_fit() > 0
+        return not self.decoders.n or self._steps_that_fit() > 0
+
+    def settle(self) -> None:
+        """Bring every row up to date; in between, those who decode are behind by the same steps."""
+        self.copies.settle()
+        self.decoders.settle()
 
     def _steps_that_fit(self) -> int:
-        q, bs = self.requests, self.machine.block_size
-        steps = self.kv.free // max(len(self.decoding), 1) * bs     # in block_size steps each request takes exactly one block
-        if not steps:
-            steps = decode_steps_that_fit(q.computed_tokens[self.decoding], self.kv.free, bs)
-        if len(self.storing) > self.kv.host_free:
-            growing = self.storing[q.joined[self.storing] >= 0]
-            if len(growing):
-                steps = min(steps, decode_steps_that_fit(q.computed_tokens[growing], self.kv.host_free, bs))
-        elif len(self.storing):
-            steps = min(steps, self.kv.host_free // len(self.storing) * bs)
-        return steps
+        steps = self.decoders.steps_that_fit()
+        return min(steps, self.copies.steps_that_fit()) if self.copies.n else steps
 
     def _sleep(self) -> simpy.Event:
         self._asleep = self.env.event()
@@ -130,11 +143,16 @@ class Engine:
 
     # ---- deciding
 
+    def _readers(self) -> Floats:
+        self.decoders.settle_readers()
+        until_s: Floats = self.requests.frozen()[1][3]
+        return until_s
+
     def view(self) -> View:
         q, m, kv, count = self.requests, self.machine, self.kv, self.count
         (id, prompt, output, most, computed, residency, preemptions, reader, *_), floats = q.frozen()
-        arrival_s, host, rate, read_until_s, moved_s, priority, ttft_slo_s, tpot_slo_s, *_ = floats
-        return View(self.env.now, id, arrival_s, prompt, output, most, computed, host, residency, rate, read_until_s, preemptions,
+        arrival_s, host, rate, _, moved_s, priority, ttft_slo_s, tpot_slo_s, *_ = floats
+        return View(self.env.now, id, arrival_s, prompt, output, most, computed, host, residency, rate, self._readers, preemptions,
                     moved_s, priority, ttft_slo_s, tpot_slo_s, reader, kv.free, kv.total, kv.host_free, kv.host_total, m.block_size,
                     m.max_seqs, m.max_step_tokens, self.h2d.free_s, self.d2h.free_s, count.decode_steps, count.prefill_steps,
                     count.decode_tokens, count.prefill_tokens, count.decode_s, count.prefill_s, self.beliefs)
@@ -149,8 +167,9 @@ class Engine:
         self._idle_decisions += 1
         if self._idle_decisions > _PATIENCE:
             raise Wedged.at(self.policy, self.env.now, q.n, f"{_PATIENCE} decisions in a row ran no step")
-        if len(self.storing):
-            self.storing = NOBODY
+        self.settle()
+        if self.copies.n:
+            self.copies.become(NOBODY)
             self.kv.recount_host()
         view = self.view()
         try:
@@ -166,6 +185,7 @@ class Engine:
         except Exception as error:
             raise PolicyError.at(self.policy, self.env.now, f"malformed plan: {type(error).__name__}: {error}") from error
         if self.watch:
+            self.decoders.settle_readers()
             self.watch.decided(self, view, plan)
         self.plan, self.prefill, self.steps_to_wake, self.chunk_unfinished = plan, plan.prefill, plan.wake_after_steps, False
         self._apply(plan)
@@ -177,38 +197,23 @@ class Engine:
         for id in plan.drop:
             self._drop(q.row(id))
         self.count.forgets += len(plan.forget)
-        decoding = q.rows(plan.decode)
-        if len(decoding) != len(self.decoding) or np.count_nonzero(decoding != self.decoding):
-            self._change_decoders(decoding)
+        self.decoders.become(q.rows(plan.decode))
         for id in plan.offload:
             self._offload(q.row(id))
         for id in plan.load:
             self._load(q.row(id))
         if len(plan.store) or len(plan.offload) or len(plan.forget) or len(plan.drop):
-            self.storing = q.rows(plan.store)
-            stored = np.zeros(q.n, np.bool_)
-            stored[self.storing] = True
-            self.kv.recount_host(stored)
-
-    def _change_decoders(self, decoding: Ints) -> None:
-        q = self.requests
-        speaks = np.zeros(q.n, np.bool_)
-        speaks[decoding] = True
-        spoke = q.joined[: q.n] >= 0
-        left, came = (spoke & ~speaks).nonzero()[0], (speaks & ~spoke).nonzero()[0]
-        if len(left):
-            self.clock.leave(q, left)
-        if len(came):
-            self.clock.join(q, came)
-        self.decoding = decoding
+            self.copies.become(q.rows(plan.store))
+            self.copies.recount()
 
     def _join_landed(self) -> None:
         q = self.requests
         rows = q.rows(np.array(self.landed, np.int64))
         self.landed.clear()
         rows = rows[(q.prompt_tokens[rows] + q.output_tokens[rows] - q.computed_tokens[rows] == 1) & (q.joined[rows] < 0)]
-        self.clock.join(q, rows)
-        self.decoding = np.sort(np.concatenate((self.decoding, rows)))
+        if len(rows):
+            self.decoders.join(rows)
+            self.copies.joined(rows)
 
     # ---- moving KV
 
@@ -269,20 +274,19 @@ class Engine:
     def _next_run(self) -> Run | None:
         if self.prefill:
             run = self._prefill_run()
-        elif len(self.decoding):
+        elif self.decoders.n:
             run = self._decode_run()
         else:
             return None
         self._idle_decisions = 0
         self.count.runs += 1
-        if len(self.storing):
+        if self.copies.n:
             self._write_through(run)
         return run
 
     def _decode_run(self) -> Run:
         """As many decode steps as nothing can interrupt: they end with the first that ends at or after the next event."""
-        q, rows, latency, now = self.requests, self.decoding, self.machine.latency, self.env.now
-        kv, seqs = float(q.computed_tokens[rows].sum()), len(rows)
+        latency, now, kv, seqs = self.machine.latency, self.env.now, float(self.decoders.kv_tokens), self.decoders.n
         most = 1 if self.step_by_step else self._most_steps()
         horizon_s = min(self.env.peek(), self.plan.wake_at_s)
         if most > 1:
@@ -294,116 +298,110 @@ class Engine:
             ends = ends[: int(ends.searchsorted(horizon_s)) + 1]
         if ends[-1] > self.stop_s and len(ends) > 1:
             ends = ends[: max(int(ends.searchsorted(self.stop_s)), 1)]
-        return Run(now, ends, rows, 1, rows)
+        return Run(now, ends, self.decoders.rows, NOBODY, NOBODY, NOBODY)
 
     def _most_steps(self) -> int:
         """Decode steps until the first request finishes, blocks run out, or the plan wants to be asked."""
-        q, rows = self.requests, self.decoding
-        most = min(self._steps_that_fit(), int((q.final_tokens[rows] - q.output_tokens[rows]).min()))
+        most = min(self._steps_that_fit(), self.decoders.to_finish)
         if self.plan.wake_after_steps:
             most = min(most, self.steps_to_wake)
-        if len(self.storing) and not self.write_through.exact:
+        if self.copies.n and not self.write_through.exact:
             most = 1
         return most
 
     def _prefill_run(self) -> Run:
-        q, latency, decoding = self.requests, self.machine.latency, self.decoding
-        ids, chunk = np.array(self.prefill, np.int64).T
-        rows = q.rows(ids)
-        before = q.computed_tokens[rows]
-        fresh = rows[q.residency[rows] != Residency.GPU]
-        q.residency[fresh], q.moved_s[fresh] = Residency.GPU, self.env.now
-        pairs = float((chunk * (before + chunk / 2)).sum())
-        end_s = self.env.now + latency.step_s(len(decoding) + int(chunk.sum()), float(q.computed_tokens[decoding].sum()), pairs,
-                                              len(decoding) + len(rows))
-        whole = before + chunk == q.prompt_tokens[rows] + q.output_tokens[rows]
-        tokens = np.concatenate((np.ones(len(decoding), np.int64), chunk))
-        speakers = np.concatenate((decoding, rows[whole]))
-        return Run(self.env.now, np.array([end_s]), np.concatenate((decoding, rows)), tokens, speakers)
+        q, decoders, now = self.requests, self.decoders, self.env.now
+        rows = q.rows(np.array([id for id, _ in self.prefill], np.int64))
+        whole, pairs = [], 0.0
+        for row, (_, tokens) in zip(rows.tolist(), self.prefill):
+            done = int(q.computed_tokens[row])
+            pairs += tokens * (done + tokens / 2)
+            if q.residency[row] != Residency.GPU:
+                q.residency[row], q.moved_s[row] = Residency.GPU, now
+            if done + tokens == q.prompt_tokens[row] + q.output_tokens[row]:
+                whole.append(row)
+        chunk = np.array([tokens for _, tokens in self.prefill], np.int64)
+        seqs = decoders.n + len(rows)
+        end_s = now + self.machine.latency.step_s(decoders.n + int(chunk.sum()), float(decoders.kv_tokens), pairs, seqs)
+        return Run(now, np.array([end_s]), decoders.rows, rows, chunk, np.array(whole, np.int64))
 
     def _write_through(self, run: Run) -> None:
-        q, order = self.requests, self.storing
-        made = np.zeros(q.n)
-        made[run.rows] = run.tokens
-        unwritten = q.computed_tokens[order] - q.host_tokens[order]
-        believed = run.ends_s
-        if not self.write_through.exact:
-            run.ends_s = np.array([self.write_through.outlasting(run.start_s, float(believed[0]), float(unwritten.sum()))])
-        run.unwritten = self.write_through.write(run.start_s, believed, unwritten, made[order])
+        """What is written during the run, known before it starts: the chunks are taken before each step."""
+        copies, written = self.copies, bool(len(run.prefilling)) and self.copies.any_of(run.prefilling)
+        if not self.watch and not written and copies.keep_up(run.start_s, run.ends_s, len(run.decoding) > 0):
+            return
+        self.settle()
+        made = np.zeros(self.requests.n)
+        made[run.decoding] = 1
+        made[run.prefilling] = run.chunk
+        run.unwritten, run.ends_s = copies.follow(run.start_s, run.ends_s, made[copies.rows])
 
     def _complete(self, run: Run) -> None:
-        q, steps, speakers = self.requests, len(run.ends_s), run.speakers
+        """The steps are over: deliver their tokens, and let go who is done."""
         if self.watch:
+            self.settle()
+            self.decoders.settle_readers()
             self.watch.ran(self, run)
-        before = q.computed_tokens[run.rows]
-        after = before + run.tokens * steps
-        q.computed_tokens[run.rows] = after
-        self.kv.compute(before, after)
+        self.steps_to_wake -= len(run.ends_s)
+        if len(run.decoding):
+            self.decoders.advance(run.ends_s)
+        over = self._prefilled(run) if len(run.prefilling) else False
         if run.unwritten is not None:
-            self._account_writes(run, run.unwritten, before, after)
-        output = q.output_tokens[speakers]
-        if np.count_nonzero(output) < len(output):
-            q.first_s[speakers[output == 0]] = run.ends_s[0]
-        output += steps
-        q.output_tokens[speakers] = output
-        q.read_until_s[speakers] = token_buffer.deliver(q.read_until_s[speakers], q.consumption_rate[speakers],
-                                                        float(run.ends_s[0]), float(run.ends_s[-1]), steps)
-        if len(self.decoding):
-            self.clock.tick(run.ends_s)
-        self._count(run, before)
-        if self.prefill:
-            self._prefilled(run)
-        over = speakers[q.final_tokens[speakers] == output]
-        if len(over):
-            self._finish(over, float(run.ends_s[-1]))
+            self.decoders.settle()
+            self.copies.book(run.unwritten)
+        self._count(run)
+        if over or (self.decoders.n and self.decoders.to_finish <= 0):
+            self.settle()
+            self._finish(self.decoders.done(), float(run.ends_s[-1]))
 
-    def _account_writes(self, run: Run, unwritten: Floats, before: Ints, after: Ints) -> None:
-        q, bs = self.requests, self.machine.block_size
-        q.host_tokens[self.storing] = q.computed_tokens[self.storing] - unwritten
-        grown = np.zeros(q.n, np.int64)
-        grown[run.rows] = -(-after // bs) - -(-before // bs)
-        self.kv.host_free -= int(grown[self.storing].sum())
+    def _prefilled(self, run: Run) -> bool:
+        """Chunks are computed; who has completed its prompt puts out a token and decodes from the next step on.
 
-    def _count(self, run: Run, before: Ints) -> None:
-        count, steps = self.count, len(run.ends_s)
-        took_s = float(run.ends_s[-1]) - run.start_s
-        count.decode_tokens += steps * len(self.decoding)
-        self.steps_to_wake -= steps
-        if self.prefill:
+        Says whether that was anyone's last.
+        """
+        q, bs, end_s, over = self.requests, self.machine.block_size, float(run.ends_s[-1]), False
+        for row, tokens in zip(run.prefilling.tolist(), run.chunk.tolist()):
+            done = int(q.computed_tokens[row])
+            self.kv.free -= -(-(done + tokens) // bs) - -(-done // bs)
+            q.computed_tokens[row] = done + tokens
+            self.count.prefill_tokens += tokens
+            if q.preemptions[row]:
+                self.count.recomputed_tokens += tokens
+        for row in run.completing.tolist():
+            if not q.output_tokens[row]:
+                q.first_s[row] = end_s
+            q.output_tokens[row] += 1
+            over |= bool(q.output_tokens[row] == q.final_tokens[row])
+            q.read_until_s[row] = max(float(q.read_until_s[row]) + 1.0 / float(q.consumption_rate[row]), end_s)
+            q.prefill_token_s[row] = end_s
+        self.happened |= Event.PREFILLED
+        self.prefill, self.chunk_unfinished = (), len(run.completing) < len(run.prefilling)
+        if len(run.completing):
+            self.decoders.join(run.completing)
+            self.copies.joined(run.completing)
+        return over
+
+    def _count(self, run: Run) -> None:
+        count, steps, took_s = self.count, len(run.ends_s), float(run.ends_s[-1]) - run.start_s
+        count.decode_tokens += steps * len(run.decoding)
+        if len(run.prefilling):
             count.prefill_steps += 1
             count.prefill_s += took_s
-            done = run.rows[len(self.decoding):]
-            chunk = self.requests.computed_tokens[done] - before[len(self.decoding):]
-            count.prefill_tokens += int(chunk.sum())
-            again = self.requests.preemptions[done] > 0
-            count.recomputed_tokens += int(chunk[again].sum())
         else:
             count.decode_steps += steps
             count.decode_s += took_s
 
-    def _prefilled(self, run: Run) -> None:
-        """The prefill of the plan is done; whoever completed decodes from the next step on."""
-        q, came = self.requests, run.speakers[len(self.decoding):]
-        q.prefill_token_s[came] = run.ends_s[-1]
-        self.clock.join(q, came)
-        self.decoding = np.sort(run.speakers)
-        self.happened |= Event.PREFILLED
-        self.prefill, self.chunk_unfinished = (), len(run.rows) > len(run.speakers)
-
     def _finish(self, rows: Ints, now_s: float) -> None:
+        """These are done and go. Everything is settled."""
         q = self.requests
         self.clock.leave(q, rows)
         if self._finished:
             self._finished(rows, now_s)
         for row in rows:
             self.kv.unseat(row)
-        freed = len(self.storing) > 0 or (self.kv.host_total and q.host_tokens[rows].any())
+        copied = self.copies.n > 0 or (self.kv.host_total > 0 and q.host_tokens[rows].any())
         keep, now_at = q.remove(rows)
-        self.decoding = now_at[self.decoding[keep[self.decoding]]]
-        if len(self.storing):
-            self.storing = now_at[self.storing[keep[self.storing]]]
-        if freed:
-            stored = np.zeros(q.n, np.bool_)
-            stored[self.storing] = True
-            self.kv.recount_host(stored)
+        self.decoders.shift(keep, now_at)
+        if copied:
+            self.copies.shift(keep, now_at)
         self.happened |= Event.FINISH

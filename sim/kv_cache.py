@@ -18,9 +18,9 @@ class KVCache:
         self.total = self.free = machine.kv_blocks
         self.host_total = self.host_free = machine.host_kv_blocks
 
-    def compute(self, before: Ints, after: Ints) -> None:
-        """Residents' KV grows from so many tokens to so many."""
-        self.free += int((blocks_for(before, self.block_size) - blocks_for(after, self.block_size)).sum())
+    def more_blocks(self, before: Ints, after: Ints) -> int:
+        """Blocks that requests need more after growing from so many tokens to so many."""
+        return int((blocks_for(after, self.block_size) - blocks_for(before, self.block_size)).sum())
 
     def seat(self, row: int) -> None:
         self.free -= self.blocks(row)

@@ -73,6 +73,8 @@ class Records:
     def keep_times(self, clock: StepClock) -> None:
         self.clock_s = clock.ends_s()
         self.segment_id, self.segment_token_s, self.segment_start, self.segment_stop = clock.segments()
+        for id in (np.isnan(self.first_s) & (self.tokens > 0)).nonzero()[0].tolist():   # a decode step gave the first token
+            self.first_s[id] = self.token_times_s(id)[0]
 
     def token_times_s(self, id: int) -> Floats:
         """Times of the tokens of one request, ascending, shape (tokens[id],)."""

@@ -7,7 +7,7 @@ import numpy as np
 from policies.api import Floats, Ints
 
 _INTS = ("id", "prompt_tokens", "output_tokens", "max_tokens", "computed_tokens", "residency", "preemptions", "reader",
-         "final_tokens", "joined")
+         "final_tokens", "joined", "settled", "read_at")
 _FLOATS = ("arrival_s", "host_tokens", "consumption_rate", "read_until_s", "moved_s", "priority", "ttft_slo_s", "tpot_slo_s",
            "first_s", "prefill_token_s")
 
@@ -17,6 +17,7 @@ class Requests:
 
     final_tokens: the output length the model will really produce (the policy never sees it);
     joined: where in the step clock the request began to decode, -1 while it does not;
+    settled, read_at: steps of the clock that a decoding request's tokens, and its reader, have been brought up to;
     first_s, prefill_token_s: times of the first token and of the one its last prefill gave, NaN when there is none.
     """
 
@@ -30,6 +31,8 @@ class Requests:
     reader: Ints
     final_tokens: Ints
     joined: Ints
+    settled: Ints
+    read_at: Ints
     arrival_s: Floats
     host_tokens: Floats
     consumption_rate: Floats
@@ -64,7 +67,7 @@ class Requests:
         if n == self._ints.shape[1]:
             self._hold(np.concatenate((self._ints, np.zeros_like(self._ints)), axis=1),
                        np.concatenate((self._floats, np.zeros_like(self._floats)), axis=1))
-        self._ints[:, n] = (id, prompt_tokens, 0, max_tokens, 0, 0, 0, reader, final_tokens, -1)
+        self._ints[:, n] = (id, prompt_tokens, 0, max_tokens, 0, 0, 0, reader, final_tokens, -1, 0, 0)
         self._floats[:, n] = (arrival_s, 0.0, consumption_rate, -np.inf, arrival_s, priority, ttft_slo_s, tpot_slo_s,
                               np.nan, np.nan)
         self.n = n + 1

@@ -55,7 +55,7 @@ class WriteThrough:
         `unwritten`: before the first step; `fresh`: what each step makes (several for a prefill, then a single step).
         """
         steps, waiting, made = len(ends_s), float(unwritten.sum()), float(fresh.sum())
-        if self._keeps_up(start_s, float(ends_s[0]), waiting, 0.0 if steps == 1 else made):
+        if self.keeps_up(start_s, float(ends_s[0]), waiting, 0.0 if steps == 1 else made):
             left = fresh
         else:
             hidden = self.hidden_tokens(start_s, ends_s)
@@ -66,13 +66,17 @@ class WriteThrough:
             # snapped, so that a copy is complete, or untouched, whatever the sums rounded to
             left = np.where(left < _SNAP_TOKENS, 0.0, np.where(left > most - _SNAP_TOKENS, most, left)) + fresh
         written = waiting + made * steps - float(left.sum())
-        self._d2h.busy_s += written * self._token_s
-        self._d2h.blocks += written / self._block_size
-        self.tokens += written
-        self.chunks += steps
+        self.wrote(written, steps)
         return left
 
-    def _keeps_up(self, start_s: float, end_s: float, waiting: float, made: float) -> bool:
+    def wrote(self, tokens: float, steps: int) -> None:
+        """So many tokens were written, hidden in so many steps."""
+        self._d2h.busy_s += tokens * self._token_s
+        self._d2h.blocks += tokens / self._block_size
+        self.tokens += tokens
+        self.chunks += steps
+
+    def keeps_up(self, start_s: float, end_s: float, waiting: float, made: float) -> bool:
         """Whether the first step surely hides all that waits, and every later one what the one before has made."""
         if self._d2h.free_s > end_s or not self.exact:
             return False

@@ -92,6 +92,7 @@ def run_engine(asks: Sequence[Ask], policy: Policy, on: Machine, *, step_by_step
     if left.n and stop_s == inf:
         raise Wedged.at(policy, env.now, left.n, "nothing runs, nothing moves, and no wake-up was asked for")
     if left.n:
+        engine.settle()
         rows = np.arange(left.n)
         engine.clock.leave(left, rows[left.joined[: left.n] >= 0])
         records.close(left, rows, Fate.UNFINISHED, np.nan)

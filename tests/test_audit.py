@@ -53,7 +53,7 @@ def add(owner: str, name: str, amount: Any) -> Callable[[Engine, Run], None]:
 
 
 def decoder(engine: Engine) -> int:
-    return int(engine.decoding[-1])
+    return int(engine.decoders.rows[-1])
 
 
 def waiting(engine: Engine) -> int:
@@ -65,11 +65,11 @@ def one_seat(engine: Engine, run: Run) -> None:
 
 
 def one_more_row(engine: Engine, run: Run) -> None:
-    run.rows = np.concatenate((run.rows, run.rows[:1]))
+    run.decoding = np.concatenate((run.decoding, run.decoding[:1]))
 
 
 def one_silent(engine: Engine, run: Run) -> None:
-    run.speakers = run.speakers[:-1]
+    run.decoding, run.prefilling, run.chunk = run.decoding[:-1], run.decoding[-1:], np.ones(1, np.int64)
 
 
 @pytest.mark.parametrize(("number", "change"), [

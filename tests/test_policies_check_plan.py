@@ -33,7 +33,7 @@ def view(rows: list[tuple[int, int, int, int, float]], **scalars: Any) -> View:
     copies = sum(-(-int(c if a >= HOST else np.ceil(h)) // BS) for c, a, h in zip(computed, at, host))
     columns = {"id": 10 * np.arange(1, n + 1), "arrival_s": np.arange(n) * 0.1, "prompt_tokens": prompt, "output_tokens": output,
                "max_tokens": output + 100, "computed_tokens": computed, "host_tokens": host, "residency": at,
-               "consumption_rate": np.full(n, 20.0), "read_until_s": np.full(n, 9.0), "preemptions": np.zeros(n, np.int64),
+               "consumption_rate": np.full(n, 20.0), "readers": lambda: np.full(n, 9.0), "preemptions": np.zeros(n, np.int64),
                "moved_s": np.zeros(n), "priority": np.ones(n), "ttft_slo_s": np.full(n, nan), "tpot_slo_s": np.full(n, nan),
                "reader": np.ones(n, np.int64)}
     numbers = {f.name: 0 for f in fields(View)} | {"now_s": 8.0, "free_blocks": 20, "host_free_blocks": 20, "block_size": BS,

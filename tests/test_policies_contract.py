@@ -54,7 +54,8 @@ class Recorder:
 
     def plan(self, view: View) -> Plan:
         before = contents(view)
-        seen = replace(view, **{name: getattr(view, name).copy() for name in arrays(view)})
+        until_s = view.read_until_s.copy()
+        seen = replace(view, readers=lambda: until_s, **{name: getattr(view, name).copy() for name in arrays(view)})
         plan = self.inner.plan(view)
         assert contents(view) == before, "plan() changed its view"
         self.views.append(seen)
@@ -67,7 +68,7 @@ def arrays(view: View) -> list[str]:
 
 
 def contents(view: View) -> list[object]:
-    values = [getattr(view, f.name) for f in fields(View)]
+    values = [view.read_until_s, *(getattr(view, f.name) for f in fields(View) if f.name != "readers")]
     return [value.tobytes() if isinstance(value, np.ndarray) else value for value in values]
 
 

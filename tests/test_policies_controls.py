@@ -212,9 +212,9 @@ def overtakers(view: View, plan: Plan) -> None:
 
 
 def test_nothing_is_computed_twice_and_first_tokens_come_in_order_of_arrival() -> None:
-    ran = checked(burst(), FcfsOffload(schedule_conservativeness=0.3), scarce(), overtakers)
+    ran = checked(burst(150), FcfsOffload(schedule_conservativeness=0.3), scarce(kv_blocks=100), overtakers)
     count = ran.engine.count
-    assert count.offloads == count.loads > 10
+    assert count.offloads == count.loads >= 5
     assert count.recomputed_tokens == count.drops == 0
     assert (np.diff(ran.records.first_s) >= 0).all()
     assert count.unwritten_tokens <= 2 * count.offloads, "written through"
@@ -230,7 +230,7 @@ def test_victims_come_back_in_order_when_some_steps_fit() -> None:
         running = int(np.count_nonzero((view.residency == Residency.GPU) | (view.residency == Residency.LOADING)))
         if running and len(rows) == 1:
             assert view.free_blocks * view.block_size >= view.computed_tokens[rows[0]] + 20 * (running + 1)
-    checked(burst(), FcfsOffload(schedule_conservativeness=0.3), scarce(), room)
+    checked(burst(150), FcfsOffload(schedule_conservativeness=0.3), scarce(kv_blocks=100), room)
 
 
 def test_with_the_host_full_victims_are_dropped() -> None:
@@ -282,7 +282,7 @@ def least_slack_view(slack: list[float], at: list[int], moved_s: float = 0.0) ->
     free = 40 - 10 * at.count(Residency.GPU)
     host_free, preemptions = 400 - 10 * int(np.count_nonzero(~new)), (np.array(at) == Residency.HOST).astype(int)
     return View(50.0, np.arange(n), np.arange(n) * 1.0, prompt, output, np.full(n, 15), computed, computed.astype(float),
-                np.array(at), np.full(n, 20.0), until, preemptions, np.full(n, moved_s), np.ones(n), np.full(n, np.nan),
+                np.array(at), np.full(n, 20.0), lambda: until, preemptions, np.full(n, moved_s), np.ones(n), np.full(n, np.nan),
                 np.full(n, np.nan), np.ones(n, int), free, 40, host_free, 400, 16, 8, 4096, 0.0, 0.0, 100, 4, 400, 640, 3.0, 0.5,
                 Beliefs(on))
 

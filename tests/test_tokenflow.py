@@ -37,7 +37,8 @@ def rtx4090(**changes: Any) -> Machine:
 
 
 def h200(**changes: Any) -> Machine:
-    return replace(build_machine("h200", "llama3-8b", mem_fraction=0.3, max_num_batched_tokens=TokenFlow.engine_step_tokens), **changes)
+    machine = build_machine("h200", "llama3-8b", mem_fraction=0.3, max_num_batched_tokens=TokenFlow.engine_step_tokens)
+    return replace(machine, **changes)
 
 
 SETUPS = {"4090-burst-80": (asks(80, 1024, 2048), rtx4090()), "h200-burst-400": (asks(400, 512, 4096), h200())}
@@ -97,9 +98,10 @@ def fig6_view(now_s: float, output: list[int], until_s: list[float], at: list[in
                       h2d_bytes_per_s=1.0, d2h_bytes_per_s=1.0, kv_token_bytes=0.05 / 100)
     ints, prompt = np.array(output), np.full(n, 100)
     computed = np.where(np.array(at) == Residency.NONE, 0, prompt + ints - 1)
+    none = np.full(n, np.nan)
     return View(now_s, np.arange(n), np.array([0.0, 0.0, 2.0])[:n], prompt, ints, np.full(n, 1000), computed, computed.astype(float),
-                np.array(at), np.array([20.0, 30.0, 25.0])[:n], np.array(until_s), np.zeros(n, int) + (np.array(at) == Residency.HOST),
-                np.array(moved_s), np.ones(n), np.full(n, np.nan), np.full(n, np.nan), np.ones(n, int), 900, 1000, 1000, 2000, 16, 2,
+                np.array(at), np.array([20.0, 30.0, 25.0])[:n], lambda: np.array(until_s), np.array(at) // Residency.HOST,
+                np.array(moved_s), np.ones(n), none, none, np.ones(n, int), 900, 1000, 1000, 2000, 16, 2,
                 4096, 0.0, 0.0, 40, 1, 80, 200, 1.0, 0.5, Beliefs(machine))
 
 
@@ -245,10 +247,11 @@ def overloaded_view() -> View:
     gpu, host = Residency.GPU, Residency.HOST
     n, prompt, output = 4, np.full(4, 160), np.full(4, 40)
     computed = prompt + output - 1
+    none = np.full(n, np.nan)
     return View(50.0, np.arange(n), np.arange(n) * 1.0, prompt, output, np.full(n, 400), computed, computed.astype(float),
-                np.array([host, host, gpu, gpu]), np.full(n, 20.0), np.array([60.0, 59.0, 51.0, 50.5]), np.array([1, 1, 0, 0]),
-                np.zeros(n), np.ones(n), np.full(n, np.nan), np.full(n, np.nan), np.ones(n, int), 4, 30, 100, 200, 16, 8, 4096, 0.0, 0.0,
-                100, 4, 400, 640, 3.0, 0.5, Beliefs(rtx4090()))
+                np.array([host, host, gpu, gpu]), np.full(n, 20.0), lambda: np.array([60.0, 59.0, 51.0, 50.5]),
+                np.array([1, 1, 0, 0]), np.zeros(n), np.ones(n), none, none, np.ones(n, int), 4, 30, 100, 200, 16, 8, 4096,
+                0.0, 0.0, 100, 4, 400, 640, 3.0, 0.5, Beliefs(rtx4090()))
 
 
 def test_beyond_the_bound_the_paper_runs_in_order_of_arrival() -> None:
@@ -296,7 +299,8 @@ def nobody_waits_in_vain(engine: Engine, view: View, plan: Plan) -> None:
     rates = float(view.consumption_rate[members].sum() + view.consumption_rate[row])
     seats = scene.seats - len(coming) - len(plan.load)
     if scene.free - taken >= need and seats > 0 and demand <= pool and rates <= policy._max_rate:
-        assert 0 < plan.wake_after_steps <= policy.steps_between_prefills, f"request {view.id[row]} waits at {view.now_s} s for nothing"
+        turn = 0 < plan.wake_after_steps <= policy.steps_between_prefills
+        assert turn, f"request {view.id[row]} waits at {view.now_s} s for nothing"
 
 
 @pytest.mark.slow

@@ -92,7 +92,8 @@ def test_burstgpts_hours_are_as_uneven_as_published() -> None:
 
 def test_burstgpt_brings_its_lengths() -> None:
     trace = generate(60_000, arrival="burstgpt", request_rate=2.0, seed=9)
-    for tokens, published, mean in ((trace.input_tokens, (74, 1291, 1697, 3023), 374), (trace.output_tokens, (14, 401, 510, 757), 122)):
+    for tokens, published, mean in ((trace.input_tokens, (74, 1291, 1697, 3023), 374),
+                                    (trace.output_tokens, (14, 401, 510, 757), 122)):
         np.testing.assert_allclose(np.percentile(tokens, [50, 90, 95]), published[:3], rtol=0.06)
         assert (tokens <= published[3]).mean() == pytest.approx(0.99, abs=0.002)
         assert tokens.mean() == pytest.approx(mean, rel=0.06)
@@ -102,7 +103,7 @@ def test_burstgpt_brings_its_lengths() -> None:
 
 
 @pytest.mark.parametrize(("options", "option", "phrase"), [
-    ({"arrival": "onoff"}, "--arrival", "'onoff' must be written onoff:PEAK:ON_S:OFF_S"),
+    ({"arrival": "onoff"}, "--arrival", "'onoff': must be written onoff:PEAK:ON_S:OFF_S"),
     ({"arrival": "onoff:4:60"}, "--arrival", "must be written onoff:PEAK:ON_S:OFF_S"),
     ({"arrival": "weibull:0.5"}, "--arrival", "must be written weibull"),
     ({"arrival": "onoff:0:60:60"}, "--arrival", "'0' must be above 0"),
@@ -120,7 +121,7 @@ def test_impossible_options_are_named(options: dict[str, Any], option: str, phra
     with pytest.raises(BadInput) as caught:
         generate(**{"num_prompts": 100, "request_rate": 2.0, **options})
     assert caught.value.what == option
-    assert phrase.replace("' must", "': must") in str(caught.value) or phrase in str(caught.value)
+    assert phrase in str(caught.value)
     assert str(caught.value).splitlines() == [str(caught.value)]
 
 
@@ -132,7 +133,7 @@ laws = st.sampled_from(["weibull", "burstgpt"]) | st.builds(
 @given(law=laws, n=st.integers(1, 200), rate=st.floats(1e-3, 1e4), burstiness=st.floats(0.1, 100) | st.just(inf),
        seed=st.integers(0, 2**32))
 @settings(deadline=None)
-def test_any_trace_is_in_order_and_lasts_about_as_its_rate_says(law: str, n: int, rate: float, burstiness: float, seed: int) -> None:
+def test_any_trace_is_in_order_and_lasts_as_its_rate_says(law: str, n: int, rate: float, burstiness: float, seed: int) -> None:
     trace = generate(n, arrival=law, request_rate=rate, burstiness=burstiness, seed=seed)
     assert (np.diff(trace.arrival_s, prepend=0.0) >= 0).all()
     period_s = sum(map(float, law.split(":")[2:]))              # a part of one may be busier or quieter than the whole

@@ -18,7 +18,8 @@ HEADERS: dict[str, tuple[str, list[str]]] = {
     # kind: columns of time, input and output, then others; a good row
     "TokenFlow Lab": ("arrival_s,input_tokens,output_tokens,consume_tps", ["0.5", "10", "20", "15"]),
     "Azure": ("TIMESTAMP,ContextTokens,GeneratedTokens", ["2024-05-10 00:00:00.009930+00:00", "10", "20"]),
-    "BurstGPT": ("Timestamp,Request tokens,Response tokens,Model,Total tokens,Log Type", ["5", "10", "20", "GPT-4", "30", "API log"]),
+    "BurstGPT": ("Timestamp,Request tokens,Response tokens,Model,Total tokens,Log Type",
+                 ["5", "10", "20", "GPT-4", "30", "API log"]),
     "Vidur": ("arrived_at,num_prefill_tokens,num_decode_tokens", ["0.5", "10", "20"]),
     "timed_trace": ("timestamp,input_length,output_length", ["0.5", "10", "20"]),
     "Mooncake": ("timestamp,input_length,output_length,hash_ids", ["27482", "10", "20", "[46, 47]"]),
@@ -62,13 +63,14 @@ def broken() -> Iterator[tuple[str, str, str, int, str]]:
                 yield kind, f"{name} {cell!r}", text_of(kind, [good, good, row]), bad_line, f"column {name}: {cell!r} {why}"
         whole = text_of(kind, [good, good])
         if kind in JSON_LINES:
+            time_and_input = good[:2]
             for what, line, reason in (
                 ("cut short", whole.splitlines()[0][:-5], "is not JSON: "),
                 ("no object", "[1, 2]", "is not a JSON object"),
                 ("two on a line", whole.splitlines()[0] * 2, "is not JSON: Extra data"),
                 ("a field twice", '{"timestamp": 1, "timestamp": 2}', "names a field of its JSON object twice"),
-                ("a list for a number", line_of(kind, [*good[:2], "[20]", *good[3:]]), "column output_length: '[...]' is not a number"),
-                ("true for a number", line_of(kind, [*good[:2], "true", *good[3:]]), "column output_length: 'true' is not a number"),
+                ("a list for a number", line_of(kind, [*time_and_input, "[20]"]), "column output_length: '[...]' is not a number"),
+                ("true for a number", line_of(kind, [*time_and_input, "true"]), "column output_length: 'true' is not a number"),
                 ("a field missing", '{"timestamp": 1, "input_length": 2}', "column output_length: '' is empty"),
                 ("nested", "[" * 100_000, "nested too deeply"),
             ):
@@ -137,7 +139,7 @@ def test_json_lines_of_another_kind(tmp_path: Path, first: str) -> None:
 
 fuzzed = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 kinds = st.sampled_from(sorted(HEADERS))
-cells = st.sampled_from(["", "0", "-1", "1e308", "1e-320", "nan", "9" * 400, "true", "null", "{}", "[", '"', "\\u0000", "\x00", "²"])
+cells = st.sampled_from(["", "0", "-1", "1e308", "1e-320", "nan", "9" * 400, "true", "null", "{}", "[", '"', "\\u0000", "\x00"])
 
 
 def loads_or_refuses(path: Path, content: bytes) -> None:

@@ -53,7 +53,7 @@ WRITTEN: dict[str, Callable[[Requests], str]] = {
     "Vidur": lambda r: csv_text("arrived_at,num_prefill_tokens,num_decode_tokens", [[seconds(t), i, o] for t, i, o in r]),
     "vLLM timed_trace": lambda r: csv_text("timestamp,input_length,output_length", [[seconds(t), i, o] for t, i, o in r]),
     "Qwen-Bailian": lambda r: jsonl([
-        {"chat_id": n, "parent_chat_id": -1, "timestamp": t / 1000, "input_length": i, "output_length": o, "turn": 1, "hash_ids": [n]}
+        {"chat_id": n, "parent_chat_id": -1, "timestamp": t / 1000, "input_length": i, "output_length": o, "turn": 1}
         for n, (t, i, o) in enumerate(r)]),
     "Mooncake": lambda r: jsonl([{"timestamp": t, "input_length": i, "output_length": o, "hash_ids": [1, 2]} for t, i, o in r]),
 }

@@ -29,9 +29,10 @@ class Readers:
 
     def sample(self, rng: np.random.Generator, n: int) -> Floats:
         """Rates of `n` readers in tokens per second: lognormal within a class."""
+        class_rng, spread_rng = rng.spawn(2)        # so that the first readers stay the same when there are more
         sigma = sqrt(log1p(self.cv**2))
-        spread = np.exp(sigma * rng.standard_normal(n) - sigma * sigma / 2)
-        rates: Floats = np.array(self.mean_tps)[rng.choice(len(self.shares), n, p=self.shares)] * spread
+        spread = np.exp(sigma * spread_rng.standard_normal(n) - sigma * sigma / 2)
+        rates: Floats = np.array(self.mean_tps)[class_rng.choice(len(self.shares), n, p=self.shares)] * spread
         return rates
 
     def __str__(self) -> str:

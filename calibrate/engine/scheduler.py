@@ -173,7 +173,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
             table.flags.writeable = False
         id, prompt, output, most, computed, residency, preemptions, reader = ints
         arrival_s, host, rate, read_until_s, moved_s, priority, ttft_slo_s, tpot_slo_s = floats
-        return View(now_s, id, arrival_s, prompt, output, most, computed, host, residency, rate, read_until_s, preemptions, moved_s,
+        return View(now_s, id, arrival_s, prompt, output, most, computed, host, residency, rate, lambda: read_until_s, preemptions, moved_s,
                     priority, ttft_slo_s, tpot_slo_s, reader, self._gpu_blocks_free(), self.kv_cache_manager.block_pool.num_gpu_blocks - 1,
                     self._host_blocks_free(), self.host.total_blocks, self.block_size, self.max_num_active_reqs,
                     self.max_num_scheduled_tokens, self.host.h2d_free_s, self.host.d2h_free_s, count.decode_steps, count.prefill_steps,
