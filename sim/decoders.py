@@ -1,0 +1,134 @@
+"""The requests that decode together.
+
+All of them gain one token a step, so between two looks at them a number of steps is their whole news: runs only move the clock
+and three scalars, and rows are brought up to date (`settle`) when someone looks. Readers are settled apart, since most
+policies never ask for them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from policies.api import NOBODY, Floats, Ints, decode_steps_that_fit
+
+from .kv_cache import KVCache
+from .requests import Requests
+from .step_clock import StepClock
+
+
+class Decoders:
+    def __init__(self, requests: Requests, clock: StepClock, kv: KVCache) -> None:
+        self._requests, self._clock, self._kv = requests, clock, kv
+        self.rows: Ints = NOBODY            #: ascending
+        self.kv_tokens = 0                  #: their KV together
+        self.to_finish = 0                  #: steps until the first of them is done
+        self._settled_at = 0                # step of the clock
+        self._marks: list[tuple[int, float]] = []       # (step, its end) of the first and last step of each run
+
+    @property
+    def n(self) -> int:
+        return len(self.rows)
+
+    def advance(self, ends_s: Floats) -> None:
+        """They have decoded for so many steps."""
+        steps = len(ends_s)
+        self._marks.append((self._clock.steps, float(ends_s[0])))
+        if steps > 1:
+            self._marks.append((self._clock.steps + steps - 1, float(ends_s[-1])))
+        self._clock.tick(ends_s)
+        self.kv_tokens += steps * len(self.rows)
+        self.to_finish -= steps
+
+    def steps_that_fit(self) -> int:
+        """Steps that surely fit into the free GPU blocks; 0 only if not even one does."""
+        n, bs = len(self.rows), self._kv.block_size
+        taken = n * -(-(self._clock.steps - self._settled_at) // bs)        # at most, since rows were settled
+        whole = (self._kv.free - taken) // n if n else 0
+        if whole > 0:
+            return whole * bs                           # in block_size steps each request takes exactly one block
+        self.settle()
+        return decode_steps_that_fit(self._requests.computed_tokens[self.rows], self._kv.free, bs)
+
+    # ---- bringing rows up to date
+
+    def settle(self) -> None:
+        """Write the steps since the last time into the rows: tokens, KV and its blocks."""
+        steps = self._clock.steps
+        if steps == self._settled_at or not len(self.rows):
+            self._settled_at = steps
+            return
+        q, rows = self._requests, self.rows
+        new = steps - q.settled[rows]
+        before = q.computed_tokens[rows]
+        after = before + new
+        self._kv.free -= self._kv.more_blocks(before, after)
+        q.computed_tokens[rows] = after
+        q.output_tokens[rows] += new
+        q.settled[rows] = steps
+        self._settled_at = steps
+
+    def settle_readers(self) -> None:
+        """Bring `read_until_s` up to date: c_n = max(c_0 + n/r, t_j + (n - j)/r over the steps j).
+
+        Within a run steps never get shorter, so the largest t_j - j/r is at its first or its last step.
+        """
+        if not self._marks:
+            return
+        q, rows, steps = self._requests, self.rows, self._clock.steps
+        if len(rows):
+            gap, since = 1.0 / q.consumption_rate[rows], q.read_at[rows]
+            at, ends_s = np.array(self._marks).T
+            late = ends_s[:, None] - (at[:, None] + 1.0 - steps) * gap      # each token's time, and all after it read on
+            oldest = int(since.min())
+            if at[0] < oldest or oldest < int(since.max()):
+                late[at[:, None] < since] = -np.inf
+            q.read_until_s[rows] = np.maximum(q.read_until_s[rows] + (steps - since) * gap, late.max(axis=0))
+            q.read_at[rows] = steps
+        self._marks.clear()
+
+    # ---- who they are
+
+    def join(self, rows: Ints) -> None:
+        """These decode too, from the next step on."""
+        q, steps = self._requests, self._clock.steps
+        self._clock.join(q, rows)
+        q.settled[rows] = q.read_at[rows] = steps
+        for row in rows.tolist():
+            left = int(q.final_tokens[row]) - int(q.output_tokens[row])
+            self.to_finish = min(self.to_finish, left) if self.kv_tokens else left
+            self.kv_tokens += int(q.computed_tokens[row])
+        self.rows = np.sort(np.concatenate((self.rows, rows)))
+
+    def become(self, rows: Ints) -> None:
+        """These decode from now on, and nobody else. All are settled."""
+        q = self._requests
+        if len(rows) == len(self.rows) and not np.count_nonzero(rows != self.rows):
+            return
+        decodes = np.zeros(q.n, np.bool_)
+        decodes[rows] = True
+        decoded = q.joined[: q.n] >= 0
+        left, came = (decoded & ~decodes).nonzero()[0], (decodes & ~decoded).nonzero()[0]
+        if len(left):
+            self.settle_readers()
+            self._clock.leave(q, left)
+        if len(came):
+            self._clock.join(q, came)
+            q.settled[came] = q.read_at[came] = self._clock.steps
+        self.rows = rows
+        self._measure()
+
+    def done(self) -> Ints:
+        """Rows whose last token is out; all are settled."""
+        q, rows = self._requests, self.rows
+        over: Ints = rows[q.final_tokens[rows] == q.output_tokens[rows]]
+        return over
+
+    def shift(self, keep: np.ndarray[tuple[int], np.dtype[np.bool_]], now_at: Ints) -> None:
+        """Rows were removed: who is left, and where each is now."""
+        self.rows = now_at[self.rows[keep[self.rows]]]
+        self._measure()
+
+    def _measure(self) -> None:
+        q, rows = self._requests, self.rows
+        self.kv_tokens = int(q.computed_tokens[rows].sum())
+        self.to_finish = int((q.final_tokens[rows] - q.output_tokens[rows]).min()) if len(rows) else 0
