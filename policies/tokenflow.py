@@ -215,7 +215,6 @@ class TokenFlow:
 
     def _rebalance(self, scene: Scene, newcomers: list[int]) -> None:
         """Steps 2 and 3: rank the working set, and let the chosen absent displace the residents not chosen."""
-        view = scene.view
         utility = self._utilities(scene)
         residents = scene.staying(scene.ready)
         if len(scene.away) + len(scene.dropped):

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import simpy
 
-from policies.api import NOBODY, Event, Floats, InvalidPlan, Ints, Plan, Policy, Residency, View, check_plan
+from policies.api import NOBODY, Event, Floats, Ints, InvalidPlan, Plan, Policy, Residency, View, check_plan
 
 from .beliefs import Beliefs
 from .counters import Counters
