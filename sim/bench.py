@@ -78,7 +78,8 @@ def _measure(case: Case) -> dict[str, Any]:
     tokens, runs = int(trace.output_tokens.sum()), result.counters.runs
     return {
         "policy": case.policy, "hardware": case.hardware, "requests": len(trace), "generated_tokens": tokens,
-        "repeats": case.repeats, "cpu_s": seconds, "tokens_per_cpu_s": tokens / seconds, "runs": runs, "decisions": result.counters.decisions,
+        "repeats": case.repeats, "cpu_s": seconds, "tokens_per_cpu_s": tokens / seconds, "runs": runs,
+        "decisions": result.counters.decisions,
         "us_per_run": seconds / runs * 1e6, "peak_memory_mb": peak / 1024, "memory_of_the_run_mb": (peak - before) / 1024,
         "step_by_step_ratio": cpu_s(step_by_step=True) / seconds if case.stepped else None,
     }

@@ -120,6 +120,17 @@ def list_(what: Annotated[str, typer.Argument(metavar="policies|hardware|models"
 app.add_typer(trace_app, name="trace")
 
 
+@app.command("bench")
+def bench(cases: Annotated[list[str] | None, typer.Argument(metavar="[CASE]...", help="What to measure; all of it if empty")] = None,
+          json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output")] = False,
+          profile: Annotated[bool, typer.Option("--profile", help="Show where the time goes, on standard error")] = False) -> Job:
+    """Measure how fast the simulator is here, on fixed workloads."""
+    def job() -> None:
+        from .cli_bench import show
+        show(cases or [], json, profile)
+    return job
+
+
 def _study(options: Options, command: str, choices: list[Choice]) -> None:
     """Simulate each choice, keep the results unless nobody asked for that, and show them."""
     from contextlib import nullcontext
