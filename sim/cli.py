@@ -121,7 +121,7 @@ app.add_typer(trace_app, name="trace")
 
 
 @app.command("bench")
-def bench(cases: Annotated[list[str] | None, typer.Argument(metavar="[CASE]...", help="What to measure; all of it if empty")] = None,
+def bench(cases: Annotated[list[str] | None, typer.Argument(metavar="[CASE]...", help="What to measure; all if empty")] = None,
           json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output")] = False,
           profile: Annotated[bool, typer.Option("--profile", help="Show where the time goes, on standard error")] = False) -> Job:
     """Measure how fast the simulator is here, on fixed workloads."""
