@@ -158,6 +158,7 @@ def test_overlap(setup: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert watched(burst, TokenFlow(overlap=False), machine, apart, monkeypatch).engine.count.overlaps == 0
 
 
+@pytest.mark.unaudited
 @BOTH
 def test_chunks_never_outlast_their_step_when_the_estimate_is_exact(setup: str) -> None:
     exact = ran(setup).write_through

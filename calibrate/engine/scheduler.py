@@ -38,6 +38,8 @@ class Watch(Protocol):
 class PlanScheduler(Scheduler):  # type: ignore[misc]
     """vLLM calls schedule() and update_from_output() in turn, one step in flight; `steer` must have been called before."""
 
+    waiting: Any        # vLLM's queue of requests without KV on the GPU
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.scheduler_reserve_full_isl = False             # check_plan has counted the blocks: vLLM holds nothing back
@@ -143,10 +145,11 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
             return False
         if plan.wake_after_steps and self.steps_to_wake <= 0:
             return False
-        growing = {stream.name for stream in self.decoding if stream.computed_tokens % self.block_size == 0}
+        growing = {stream.id for stream in self.decoding if stream.computed_tokens % self.block_size == 0}
         if len(growing) > self._gpu_blocks_free():
             return False
-        return not self.storing or not self.decoding or sum(stream.name in growing for stream in self.storing) <= self._host_blocks_free()
+        copied = [stream for stream in self.storing if stream.id in growing]
+        return not copied or len(copied) <= self._host_blocks_free()
 
     def _decide(self, now_s: float) -> None:
         self.happened = 0
@@ -167,25 +170,26 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         streams, count = self.streams.values(), self.count
         ints = np.array([(s.id, s.request.num_prompt_tokens, s.request.num_output_tokens, s.request.max_tokens, s.computed_tokens,
                           s.residency, s.request.num_preemptions, s.reader) for s in streams], np.int64).T
-        floats = np.array([(s.arrival_s, s.host_tokens, s.consumption_rate, s.read_until_s, s.moved_s, s.priority, s.ttft_slo_s, s.tpot_slo_s)
-                           for s in streams], np.float64).T
+        floats = np.array([(s.arrival_s, s.host_tokens, s.consumption_rate, s.read_until_s, s.moved_s, s.priority, s.ttft_slo_s,
+                            s.tpot_slo_s) for s in streams], np.float64).T
         for table in (ints, floats):
             table.flags.writeable = False
         id, prompt, output, most, computed, residency, preemptions, reader = ints
         arrival_s, host, rate, read_until_s, moved_s, priority, ttft_slo_s, tpot_slo_s = floats
-        return View(now_s, id, arrival_s, prompt, output, most, computed, host, residency, rate, lambda: read_until_s, preemptions, moved_s,
-                    priority, ttft_slo_s, tpot_slo_s, reader, self._gpu_blocks_free(), self.kv_cache_manager.block_pool.num_gpu_blocks - 1,
+        return View(now_s, id, arrival_s, prompt, output, most, computed, host, residency, rate, lambda: read_until_s, preemptions,
+                    moved_s, priority, ttft_slo_s, tpot_slo_s, reader, self._gpu_blocks_free(),
+                    self.kv_cache_manager.block_pool.num_gpu_blocks - 1,        # one is vLLM's null block
                     self._host_blocks_free(), self.host.total_blocks, self.block_size, self.max_num_active_reqs,
-                    self.max_num_scheduled_tokens, self.host.h2d_free_s, self.host.d2h_free_s, count.decode_steps, count.prefill_steps,
-                    count.decode_tokens, count.prefill_tokens, count.decode_s, count.prefill_s, self.cost)
+                    self.max_num_scheduled_tokens, self.host.h2d_free_s, self.host.d2h_free_s, count.decode_steps,
+                    count.prefill_steps, count.decode_tokens, count.prefill_tokens, count.decode_s, count.prefill_s, self.cost)
 
     def _gpu_blocks_free(self) -> int:
         free: int = self.kv_cache_manager.block_pool.get_num_free_blocks()
         return free
 
     def _host_blocks_free(self) -> int:
-        stored = {stream.id for stream in self.storing}
-        return self.host.total_blocks - sum(stream.host_blocks(self.block_size, stream.id in stored) for stream in self.streams.values())
+        bs, stored = self.block_size, {stream.id for stream in self.storing}
+        return self.host.total_blocks - sum(stream.host_blocks(bs, stream.id in stored) for stream in self.streams.values())
 
     # ---- what a plan changes at once
 
@@ -258,7 +262,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         finally:
             left, self.waiting = [request.request_id for request in self.waiting], everyone
         if left:
-            raise RuntimeError(f"vLLM left {left} waiting with {self._gpu_blocks_free()} blocks free and {len(self.running)} running")
+            raise RuntimeError(f"vLLM left {left} waiting: {self._gpu_blocks_free()} blocks free, {len(self.running)} running")
 
     @contextmanager
     def _one_token_lent(self, needed: bool) -> Iterator[None]:

@@ -32,8 +32,10 @@ class Stream:
     def of(cls, request: Any, id: int, now_s: float) -> Stream:
         """The reader is described by SamplingParams.extra_args (`vllm_xargs` over HTTP), under the names of the View's columns."""
         given = (request.sampling_params and request.sampling_params.extra_args) or {}
-        known = ("consumption_rate", "priority", "ttft_slo_s", "tpot_slo_s")
-        return cls(request, id, now_s, now_s, reader=int(given.get("reader", 1)), **{name: float(given[name]) for name in known if name in given})
+        stream = cls(request, id, now_s, now_s, reader=int(given.get("reader", 1)))
+        for name in ("consumption_rate", "priority", "ttft_slo_s", "tpot_slo_s"):
+            setattr(stream, name, float(given.get(name, getattr(stream, name))))
+        return stream
 
     @property
     def name(self) -> str:

@@ -39,7 +39,7 @@ def load(seed: int, requests: int, longest_prompt: int, longest_output: int) -> 
 
 
 def machine(seed: int, longest: int, memory: str, host: str) -> Machine:
-    """Memory for `longest` tokens (of the largest request) a few times ("tight") or often ("ample"); a host pool beside it, or "none"."""
+    """Memory for `longest` tokens (of the largest request) a few times ("tight") or often ("ample"), and a host pool or "none"."""
     rng = np.random.default_rng([seed, 2])
     block_size = int(rng.choice([1, 16, 32]))
     tokens = longest * {"tight": rng.uniform(1.1, 4.0), "ample": 25.0}[memory]
@@ -47,8 +47,8 @@ def machine(seed: int, longest: int, memory: str, host: str) -> Machine:
     max_seqs = int(rng.choice([8, 24, 64]))
     believed_step, believed_link = [(1.0, 1.0), (1.0, 1.0), (1.0, 1.0), (1.6, 1.0), (0.6, 1.5), (1.0, 0.5)][int(rng.integers(6))]
     rate = float(rng.choice([0.4e9, 4e9, 25e9]))
-    return Machine((H200, A100)[seed % 2], int(tokens // block_size) + 1, int(host_tokens // block_size), block_size, max_seqs=max_seqs,
-                   max_step_tokens=int(rng.choice([max_seqs, 256, 2048])), h2d_bytes_per_s=rate,
+    return Machine((H200, A100)[seed % 2], int(tokens // block_size) + 1, int(host_tokens // block_size), block_size,
+                   max_seqs=max_seqs, max_step_tokens=int(rng.choice([max_seqs, 256, 2048])), h2d_bytes_per_s=rate,
                    d2h_bytes_per_s=rate * float(rng.choice([0.5, 1.0])), copies_per_block=int(rng.choice([1, 64])),
                    believed_step=believed_step, believed_link=believed_link)
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import simpy
 import torch
+from cases import Ask
+from recording import Recording
 from vllm.config import CacheConfig, ObservabilityConfig, ParallelConfig, SchedulerConfig
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1
 from vllm.sampling_params import SamplingParams
@@ -20,9 +22,7 @@ from vllm.v1.request import Request, RequestStatus
 
 from calibrate.engine.host_tier import Chunk
 from calibrate.engine.scheduler import PlanScheduler
-from cases import Ask
 from policies.api import HOLDS_BLOCKS, Plan, Policy, Residency, View, blocks_for
-from recording import Recording
 from sim.beliefs import Beliefs
 from sim.link import Link
 from sim.machine import Machine
@@ -113,7 +113,8 @@ class FakeHost(KVConnectorBase_V1):
         over_s = end_s
         if not self._write_through.exact:
             over_s = self._write_through.outlasting(start_s, end_s, float(np.sum(unwritten)))
-        self._unwritten = self._write_through.write(start_s, np.array([end_s]), np.array(unwritten), np.array(fresh, float)).tolist()
+        left = self._write_through.write(start_s, np.array([end_s]), np.array(unwritten), np.array(fresh, float))
+        self._unwritten = left.tolist()
         return over_s
 
 
@@ -132,8 +133,9 @@ class Checked:
             running = stream.request.status == RequestStatus.RUNNING
             landed = stream.name in engine.finished_recving_kv_req_ids
             remote = stream.request.status == RequestStatus.WAITING_FOR_REMOTE_KVS
-            assert {Residency.NONE: not running and not remote, Residency.HOST: not running and not remote, Residency.GPU: running or landed,
-                    Residency.LOADING: remote and not landed, Residency.EVICTING: running or landed}[stream.residency]
+            gone, here = not running and not remote, running or landed
+            assert {Residency.NONE: gone, Residency.HOST: gone, Residency.GPU: here, Residency.EVICTING: here,
+                    Residency.LOADING: remote and not landed}[stream.residency]
         self.recording.decided(engine, view, plan)
 
 
@@ -141,12 +143,14 @@ def vllm_scheduler(cls: type, machine: Machine, **settings: Any) -> Any:
     cache = CacheConfig(block_size=machine.block_size, enable_prefix_caching=False)
     cache.num_gpu_blocks = machine.kv_blocks + 1        # one is vLLM's null block
     config = Stub(
-        scheduler_config=SchedulerConfig(max_model_len=LONGEST, is_encoder_decoder=False, max_num_batched_tokens=machine.max_step_tokens,
-                                         max_num_seqs=machine.max_seqs, enable_chunked_prefill=True, async_scheduling=False, **settings),
+        scheduler_config=SchedulerConfig(
+            max_model_len=LONGEST, is_encoder_decoder=False, max_num_batched_tokens=machine.max_step_tokens,
+            max_num_seqs=machine.max_seqs, enable_chunked_prefill=True, async_scheduling=False, **settings),
         cache_config=cache, parallel_config=ParallelConfig(), observability_config=ObservabilityConfig(),
-        model_config=Stub(uses_mrope=False, is_encoder_decoder=False, max_model_len=LONGEST, runner_type="generate", is_diffusion=False,
-                          supports_multimodal_inputs=False, is_multimodal_model=False, return_sampling_mask=False, is_hybrid=False,
-                          enable_return_routed_experts=False),
+        model_config=Stub(
+            uses_mrope=False, is_encoder_decoder=False, max_model_len=LONGEST, runner_type="generate", is_diffusion=False,
+            supports_multimodal_inputs=False, is_multimodal_model=False, return_sampling_mask=False, is_hybrid=False,
+            enable_return_routed_experts=False),
         lora_config=None, kv_events_config=None, kv_transfer_config=None, ec_transfer_config=None, speculative_config=None,
         is_mm_encoder_only=False, num_speculative_tokens=0, num_lookahead_tokens=0, num_prefill_lookahead_tokens=0,
         max_in_flight_tokens=machine.max_step_tokens, max_concurrent_batches=1, use_v2_model_runner=False,
@@ -172,7 +176,8 @@ class FakeEngine:
         self.vllm: Any = vllm_scheduler(PlanScheduler if self.steered else Scheduler, machine, **settings)
         if self.steered:
             self.vllm.connector = self.host
-            self.vllm.steer(copy.deepcopy(policy), Beliefs(machine), self.host, clock=lambda: self.env.now, watch=Checked(self.recording))
+            self.vllm.steer(copy.deepcopy(policy), Beliefs(machine), self.host, clock=lambda: self.env.now,
+                            watch=Checked(self.recording))
 
     def run(self) -> Recording:
         self.env.process(self._clients())

@@ -1,30 +1,53 @@
-"""The simulator's engine under a load, recorded."""
+"""The simulator's engine under a load, recorded: in full, or by a policy that notes what it is asked while nobody watches."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Generator
+from dataclasses import dataclass
 from typing import Any
 
 import simpy
-
 from cases import Ask
-from policies.api import Event, Policy
-from recording import Recording
+from recording import Decision, Recording
+
+from policies.api import Event, Plan, Policy, View
 from sim.engine import Engine
 from sim.machine import Machine
 
 
 def simulated(load: list[Ask], policy: Policy, machine: Machine) -> tuple[Recording, Engine]:
-    env, recording = simpy.Environment(), Recording()
-    engine = Engine(env, machine, copy.deepcopy(policy), watch=recording)
+    recording = Recording()
+    return recording, _run(load, copy.deepcopy(policy), machine, recording)
+
+
+def unwatched(load: list[Ask], policy: Policy, machine: Machine) -> tuple[Recording, Engine]:
+    """Without a Watch the engine may leave rows as they are until someone looks: no steps are recorded, nor readers looked at."""
+    notes = _Notes(copy.deepcopy(policy), Recording())
+    return notes.recording, _run(load, notes, machine, None)
+
+
+@dataclass
+class _Notes:
+    policy: Policy
+    recording: Recording
+
+    def plan(self, view: View) -> Plan:
+        plan = self.policy.plan(view)
+        self.recording.decisions.append(Decision.of(view, plan, readers=False))
+        return plan
+
+
+def _run(load: list[Ask], policy: Policy, machine: Machine, watch: Recording | None) -> Engine:
+    env = simpy.Environment()
+    engine = Engine(env, machine, policy, watch=watch)
 
     def clients() -> Generator[simpy.Event, Any, None]:
         for id, ask in enumerate(load):
             if ask.arrival_s > env.now:
                 yield env.timeout(ask.arrival_s - env.now)
-            engine.requests.add(id, env.now, ask.prompt_tokens, ask.output_tokens, ask.output_tokens, ask.consumption_rate, ask.priority,
-                                ask.ttft_slo_s, ask.tpot_slo_s, ask.reader)
+            engine.requests.add(id, env.now, ask.prompt_tokens, ask.output_tokens, ask.output_tokens, ask.consumption_rate,
+                                ask.priority, ask.ttft_slo_s, ask.tpot_slo_s, ask.reader)
             engine.note(Event.ARRIVAL)
 
     env.process(clients())
@@ -32,4 +55,4 @@ def simulated(load: list[Ask], policy: Policy, machine: Machine) -> tuple[Record
     assert not engine.requests.n, f"stuck at {env.now:.3f} s with {engine.requests.n} requests unfinished"
     assert engine.kv.free == machine.kv_blocks
     assert engine.kv.host_free == machine.host_kv_blocks
-    return recording, engine
+    return engine

@@ -13,10 +13,11 @@ from sim.engine import Run
 
 NEAR_S = 1e-6
 _INTS = ("id", "prompt_tokens", "output_tokens", "max_tokens", "computed_tokens", "residency", "preemptions", "reader")
-_FLOATS = ("arrival_s", "host_tokens", "consumption_rate", "read_until_s", "moved_s", "priority", "ttft_slo_s", "tpot_slo_s")
+_FLOATS = ("arrival_s", "host_tokens", "consumption_rate", "moved_s", "priority", "ttft_slo_s", "tpot_slo_s", "read_until_s")
 _COUNTS = ("free_blocks", "total_blocks", "host_free_blocks", "host_total_blocks", "block_size", "max_seqs", "max_step_tokens",
            "decode_steps", "prefill_steps", "decode_tokens", "prefill_tokens")
-_TIMES = ("now_s", "h2d_free_s", "d2h_free_s", "decode_s", "prefill_s", "cost.step_s", "cost.load_s", "cost.store_s", "plan.wake_at_s")
+_TIMES = ("now_s", "h2d_free_s", "d2h_free_s", "decode_s", "prefill_s", "cost.step_s", "cost.load_s", "cost.store_s",
+          "plan.wake_at_s")
 _ORDERS = ("decode", "prefill", "offload", "drop", "load", "store", "forget", "until", "wake_after_steps")
 
 
@@ -31,13 +32,14 @@ class Decision:
     orders: tuple[Any, ...]
 
     @classmethod
-    def of(cls, view: View, plan: Plan) -> Decision:
+    def of(cls, view: View, plan: Plan, readers: bool = True) -> Decision:
         ids = {name: tuple(getattr(plan, name).tolist()) for name in ("decode", "offload", "drop", "load", "store", "forget")}
         orders = ids | {"prefill": tuple((int(id), int(tokens)) for id, tokens in plan.prefill), "until": plan.until,
                         "wake_after_steps": plan.wake_after_steps}
         times = [getattr(view, name) for name in _TIMES[:5]]
         costs = [view.cost.step_s(100, 5000, 0.0, 100), view.cost.load_s(100), view.cost.store_s(100)]
-        return cls(np.array([getattr(view, name) for name in _INTS]), np.array([getattr(view, name) for name in _FLOATS]),
+        floats = _FLOATS if readers else _FLOATS[:-1]
+        return cls(np.array([getattr(view, name) for name in _INTS]), np.array([getattr(view, name) for name in floats]),
                    tuple(int(getattr(view, name)) for name in _COUNTS), np.array([*times, *costs, plan.wake_at_s]),
                    tuple(orders[name] for name in _ORDERS))
 
@@ -47,10 +49,13 @@ class Decision:
         parts += [f"{name} {a} / {b}" for name, a, b in zip(_TIMES, self.times.tolist(), other.times.tolist()) if not _near(a, b)]
         if self.ints.shape != other.ints.shape:
             return "; ".join((*parts, f"requests {self.ints[0].tolist()} / {other.ints[0].tolist()}"))
+        columns = min(len(self.floats), len(other.floats))
+        ours, theirs = self.floats[:columns], other.floats[:columns]
         for names, ours, theirs, off in ((_INTS, self.ints, other.ints, self.ints != other.ints),
-                                         (_FLOATS, self.floats, other.floats, ~_near(self.floats, other.floats))):
+                                         (_FLOATS, ours, theirs, ~_near(ours, theirs))):
             for i in off.any(axis=1).nonzero()[0]:
-                parts.append(f"{names[i]} of {self.ints[0][off[i]].tolist()}: {ours[i][off[i]].tolist()} / {theirs[i][off[i]].tolist()}")
+                ids = self.ints[0][off[i]].tolist()
+                parts.append(f"{names[i]} of {ids}: {ours[i][off[i]].tolist()} / {theirs[i][off[i]].tolist()}")
         parts += [f"plan.{name} {a} / {b}" for name, a, b in zip(_ORDERS, self.orders, other.orders) if a != b]
         return "; ".join(parts)
 
@@ -85,13 +90,14 @@ class Recording:
 
     def tally(self) -> Counter[str]:
         """How much there is to compare."""
-        total = Counter(steps=len(self.steps), decisions=len(self.decisions), tokens=sum(sum(batch.values()) for _, batch, _ in self.steps),
-                        victims=sum(len(victims) for *_, victims in self.steps))
+        total = Counter(steps=len(self.steps), decisions=len(self.decisions), victims=sum(len(step[2]) for step in self.steps),
+                        tokens=sum(sum(batch.values()) for _, batch, _ in self.steps))
         for decision in self.decisions:
             orders = dict(zip(_ORDERS, decision.orders))
             total.update({name: len(orders[name]) for name in ("offload", "drop", "load", "store", "forget")})
             total["wake_after_steps"] += orders["wake_after_steps"] > 0
-            total["host_drop"] += sum(decision.ints[5][decision.ints[0].searchsorted(id)] == Residency.HOST for id in orders["drop"])
+            at = dict(zip(decision.ints[0].tolist(), decision.ints[5].tolist()))
+            total["host_drop"] += sum(at[id] == Residency.HOST for id in orders["drop"])
         return total
 
 

@@ -30,7 +30,8 @@ class Rotate:
         away = by_need[at[by_need] == Residency.HOST]
         cheap = away[view.computed_tokens[away] < self.recompute_below]
         if len(cheap):
-            return Plan(decode=self._decoders(view, here)[0], drop=view.id[cheap], wake_at_s=float(np.nextafter(view.now_s, np.inf)))
+            decode, _ = self._decoders(view, here)
+            return Plan(decode=decode, drop=view.id[cheap], wake_at_s=float(np.nextafter(view.now_s, np.inf)))
         leave, drop = self._leavers(view, here)
         stay = here[~np.isin(here, np.concatenate((leave, drop)))]
         decode, free = self._decoders(view, stay)
@@ -56,8 +57,9 @@ class Rotate:
         room = view.host_free_blocks - int((blocks_for(view.computed_tokens[leave], bs) - held[leave]).sum())
         store = stay[::-1][~np.isin(stay[::-1], forget)]
         grows = blocks_for(view.computed_tokens[store] + left[store], bs) - held[store]
-        return Plan(decode=decode, prefill=tuple(prefill), offload=view.id[leave], drop=view.id[drop], load=view.id[np.array(load, np.int64)],
-                    store=view.id[store[grows.cumsum() <= room]], forget=view.id[forget], until=self.until,
+        return Plan(decode=decode, prefill=tuple(prefill), offload=view.id[leave], drop=view.id[drop],
+                    load=view.id[np.array(load, np.int64)], store=view.id[store[grows.cumsum() <= room]], forget=view.id[forget],
+                    until=self.until,
                     wake_after_steps=self.steps if len(decode) or prefill else 0,
                     wake_at_s=np.inf if len(decode) or prefill else view.now_s + 0.05)
 
@@ -79,8 +81,8 @@ class Rotate:
         """Ids that decode, neediest first as far as blocks go, and the blocks left."""
         ready = rows[view.remaining_tokens[rows] == 1]
         takes = view.computed_tokens[ready] % view.block_size == 0
-        decode = ready[~takes | (takes.cumsum() <= view.free_blocks)]
-        return np.sort(view.id[decode]), view.free_blocks - int(np.count_nonzero(view.computed_tokens[decode] % view.block_size == 0))
+        fits = ~takes | (takes.cumsum() <= view.free_blocks)
+        return np.sort(view.id[ready[fits]]), view.free_blocks - int(np.count_nonzero(takes & fits))
 
 
 def _blocks(tokens: int, block_size: int) -> int:
