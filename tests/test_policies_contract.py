@@ -39,7 +39,7 @@ AMPLE = machine(kv_blocks=4000, host_kv_blocks=8000, max_step_tokens=1 << 20)
 NO_HOST = machine(kv_blocks=80, host_kv_blocks=0, max_seqs=16, max_step_tokens=512)
 
 
-def offered(seed: int = 0, n: int = 60) -> list[Ask]:
+def offered(seed: int = 0, n: int = 45) -> list[Ask]:
     """Far more than the tight machines can hold at a time."""
     return random_asks(np.random.default_rng(seed), n, prompt=400, output=200, rate=40.0)
 
@@ -93,7 +93,7 @@ def test_everybody_finishes(policy: Policy, on: Machine) -> None:
 
 def test_a_request_as_large_as_the_pool_is_served_among_small_ones(policy: Policy) -> None:
     """However many small requests come later, the one that needs all the memory gets its turn before they are all through."""
-    asks = [Ask(0.0, 100, 60), Ask(0.1, 900, 380)] + [Ask(0.2 + 0.2 * i, 60, 60) for i in range(100)]
+    asks = [Ask(0.0, 100, 60), Ask(0.1, 900, 380)] + [Ask(0.2 + 0.2 * i, 60, 60) for i in range(70)]
     ran = run_engine(asks, policy, TIGHT)
     assert ran.records.first_s[1] < np.median(ran.records.first_s)
 
