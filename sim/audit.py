@@ -198,13 +198,13 @@ def _last_of_the_instant(m: Moment) -> str:
 def _view(m: Moment) -> str:
     v, q, kv = m.view, m.engine.requests, m.engine.kv
     assert v is not None
-    for f in fields(View):
-        value = getattr(v, f.name)
+    for name in ("read_until_s", *(f.name for f in fields(View))):
+        value = getattr(v, name)
         if isinstance(value, np.ndarray):
             if value.flags.writeable:
-                return f"{f.name} is writable"
-            if not np.array_equal(value, getattr(q, f.name)[: q.n], equal_nan=value.dtype.kind == "f"):
-                return f"{f.name} {value.tolist()}"
+                return f"{name} is writable"
+            if not np.array_equal(value, getattr(q, name)[: q.n], equal_nan=value.dtype.kind == "f"):
+                return f"{name} {value.tolist()}"
     shown = (v.now_s, v.free_blocks, v.total_blocks, v.host_free_blocks, v.host_total_blocks)
     real = (m.engine.env.now, kv.free, kv.total, kv.host_total - kv.host_held(), kv.host_total)
     return "" if shown == real else f"shows {shown}, is {real}"

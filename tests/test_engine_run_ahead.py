@@ -53,7 +53,8 @@ def loads(draw: st.DrawFn) -> tuple[list[Ask], Machine]:
     """A few requests and a machine that can just hold each of them, or all."""
     gaps, rates = st.sampled_from([0.0, 0.01, 0.3, 4.0]), st.sampled_from([3.0, 20.0, 50.0])
     now, asks = 0.0, []
-    for prompt, output, gap, rate in draw(st.lists(st.tuples(st.integers(1, 200), st.integers(1, 60), gaps, rates), min_size=1, max_size=12)):
+    one = st.tuples(st.integers(1, 200), st.integers(1, 60), gaps, rates)
+    for prompt, output, gap, rate in draw(st.lists(one, min_size=1, max_size=12)):
         now += gap
         asks.append(Ask(now, prompt, output, rate))
     block_size = draw(st.sampled_from([1, 16, 32]))

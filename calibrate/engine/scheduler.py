@@ -36,12 +36,16 @@ class Watch(Protocol):
 
 
 class PlanScheduler(Scheduler):  # type: ignore[misc]
-    """vLLM calls schedule() and update_from_output() in turn, one step in flight; `steer` must have been called before."""
+    """vLLM's scheduler under a policy's orders; `steer` names the policy before the first step.
+
+    vLLM's engine core calls schedule() and update_from_output() in turn, one step in flight.
+    """
 
     waiting: Any        # vLLM's queue of requests without KV on the GPU
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._refuse_what_bends_plans()
         self.scheduler_reserve_full_isl = False             # check_plan has counted the blocks: vLLM holds nothing back
         self.scheduler_config.long_prefill_token_threshold = 0
         self.streams: dict[int, Stream] = {}                # in order of arrival
@@ -62,6 +66,13 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         """What vLLM's constructor cannot bring. `host` must be the KV connector that vLLM talks to."""
         self.planner, self.cost, self.clock, self.watch = planner, cost, clock, watch
         self.host: HostTier = NoHost() if host is None else host
+
+    def _refuse_what_bends_plans(self) -> None:
+        features = {"prefix caching": self.cache_config.enable_prefix_caching, "a watermark": self.scheduler_config.watermark,
+                    "speculative decoding": self.num_spec_tokens, "async scheduling": self.vllm_config.max_concurrent_batches > 1}
+        used = [name for name, on in features.items() if on]
+        if used:
+            raise ValueError(f"plans are carried out exactly, or not at all: turn off {' and '.join(used)}")
 
     # ---- what vLLM asks while it schedules
 

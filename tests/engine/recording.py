@@ -49,13 +49,12 @@ class Decision:
         parts += [f"{name} {a} / {b}" for name, a, b in zip(_TIMES, self.times.tolist(), other.times.tolist()) if not _near(a, b)]
         if self.ints.shape != other.ints.shape:
             return "; ".join((*parts, f"requests {self.ints[0].tolist()} / {other.ints[0].tolist()}"))
-        columns = min(len(self.floats), len(other.floats))
-        ours, theirs = self.floats[:columns], other.floats[:columns]
-        for names, ours, theirs, off in ((_INTS, self.ints, other.ints, self.ints != other.ints),
-                                         (_FLOATS, ours, theirs, ~_near(ours, theirs))):
+        for names, a, b in ((_INTS, self.ints, other.ints), (_FLOATS, self.floats, other.floats)):
+            columns = min(len(a), len(b))
+            off = ~_near(a[:columns], b[:columns])
             for i in off.any(axis=1).nonzero()[0]:
                 ids = self.ints[0][off[i]].tolist()
-                parts.append(f"{names[i]} of {ids}: {ours[i][off[i]].tolist()} / {theirs[i][off[i]].tolist()}")
+                parts.append(f"{names[i]} of {ids}: {a[i][off[i]].tolist()} / {b[i][off[i]].tolist()}")
         parts += [f"plan.{name} {a} / {b}" for name, a, b in zip(_ORDERS, self.orders, other.orders) if a != b]
         return "; ".join(parts)
 

@@ -33,7 +33,9 @@ def test_every_step_is_vllms_own(fake: ModuleType, memory: str, budget: int | No
         stock = fake.FakeEngine(asks, None, on, scheduler_reserve_full_isl=reserve).run()
         assert not difference(model, stock), f"seed {seed}, {on}"
         total += stock.tally()
+        total["full steps"] += sum(sum(batch.values()) == on.max_step_tokens for _, batch, _ in stock.steps)
         seed += 1
     with capsys.disabled():
         print(f"\n{seed} runs equal:", ", ".join(f"{n:,} {what}" for what, n in total.items() if n))
     assert total["victims"] >= victims
+    assert total["full steps"] >= (2000 if budget else 100), "prompts were hardly cut"

@@ -27,6 +27,11 @@ def test_nothing_of_vllms_own_is_overridden_by_accident(fake: ModuleType) -> Non
     assert assigned & vars(fake.vllm_scheduler(base, machine(0, 500, "tight", "none"))).keys() <= CHANGED
 
 
+def test_features_that_would_change_a_plan_are_refused(fake: ModuleType) -> None:
+    with pytest.raises(ValueError, match="turn off a watermark"):
+        fake.vllm_scheduler(fake.PlanScheduler, machine(0, 500, "tight", "none"), watermark=0.1)
+
+
 @pytest.mark.parametrize("seed", [1, 7])
 def test_aborted_requests_leave_the_others_alone(fake: ModuleType, seed: int) -> None:
     """At any time, in mid-step too: whoever is left gets all its tokens, and every block comes back."""
