@@ -57,9 +57,8 @@ def test_stopped(name: str, until_s: float) -> None:
 
 
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 10**6), until_s=st.one_of(st.none(), st.floats(0.01, 6)),
-       concurrency=st.one_of(st.none(), st.integers(1, 8)), longest=st.one_of(st.none(), st.integers(100, 500)),
-       policy=st.sampled_from([*POLICIES, Rotate(rich_s=0.3), RandomPolicy(1)]))
+@given(seed=st.integers(0, 10**6), until_s=st.none() | st.floats(0.01, 6), concurrency=st.none() | st.integers(1, 8),
+       longest=st.none() | st.integers(100, 500), policy=st.sampled_from([*POLICIES, Rotate(rich_s=0.3), RandomPolicy(1)]))
 def test_any_ending(seed: int, until_s: float | None, concurrency: int | None, longest: int | None, policy: str | Policy) -> None:
     load = trace(seed, 15)
     on = replace(SMALL, kv_blocks=40)

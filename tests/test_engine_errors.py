@@ -93,9 +93,14 @@ def test_no_plan_at_all(answer: object) -> None:
     assert f"plan() returned {type(answer).__name__}, not a Plan" in told(lambda view: answer, PolicyError)
 
 
-@pytest.mark.parametrize("orders", [{"decode": [0]}, {"decode": None}, {"load": 5}, {"store": None}, {"prefill": ((0,),)},
-                                    {"prefill": 3}, {"prefill": ((0, "all"),)}, {"prefill": ((0, 1.5),)}, {"until": "x"},
-                                    {"until": 2.5}, {"wake_at_s": None}, {"wake_after_steps": 1.5}, {"decode": np.array(["a"])}, {"decode": np.array([0.5])}], ids=repr)
+WRONG: list[dict[str, Any]] = [
+    {"decode": [0]}, {"decode": None}, {"decode": np.array(["a"])}, {"decode": np.array([0.5])}, {"load": 5}, {"store": None},
+    {"prefill": ((0,),)}, {"prefill": 3}, {"prefill": ((0, "all"),)}, {"prefill": ((0, 1.5),)}, {"until": "x"}, {"until": 2.5},
+    {"wake_at_s": None}, {"wake_after_steps": 1.5},
+]
+
+
+@pytest.mark.parametrize("orders", WRONG, ids=repr)
 def test_orders_of_the_wrong_kind(orders: dict[str, Any]) -> None:
     message = told(lambda view: Plan(**orders), PolicyError)
     assert "malformed plan: " in message or "illegal plan: " in message
