@@ -101,8 +101,8 @@ def fig6_view(now_s: float, output: list[int], until_s: list[float], at: list[in
     none = np.full(n, np.nan)
     return View(now_s, np.arange(n), np.array([0.0, 0.0, 2.0])[:n], prompt, ints, np.full(n, 1000), computed,
                 computed.astype(float), np.array(at), np.array([20.0, 30.0, 25.0])[:n], lambda: np.array(until_s),
-                np.array(at) // Residency.HOST, np.array(moved_s), np.ones(n), none, none, np.ones(n, int), 900, 1000, 1000, 2000, 16, 2,
-                4096, 0.0, 0.0, 40, 1, 80, 200, 1.0, 0.5, Beliefs(machine))
+                np.array(at) // Residency.HOST, np.array(moved_s), np.ones(n), none, none, np.ones(n, int), 900,
+                1000, 1000, 2000, 16, 2, 4096, 0.0, 0.0, 40, 1, 80, 200, 1.0, 0.5, Beliefs(machine))
 
 
 def decisions(view: View) -> tuple[set[int], set[int], set[int]]:
