@@ -39,7 +39,10 @@ HOLDS_BLOCKS: Bools = np.array([False, True, False, True, True])
 
 
 class Event:
-    """What can happen while a plan stands; flags, combined with `|`."""
+    """What can happen while a plan stands; flags, combined with `|`.
+
+    EVICTED: an eviction that took time is over. A request whose copy was complete leaves at once, within the plan.
+    """
 
     ARRIVAL, PREFILLED, FINISH, LANDED, EVICTED, ANY = 1, 2, 4, 8, 16, 31
 
@@ -204,6 +207,9 @@ def host_blocks_held(view: View) -> Ints:
 
 def check_plan(view: View, plan: Plan) -> None:
     """Raise InvalidPlan unless every engine can carry *plan* out exactly as written."""
+    for orders in (plan.decode, plan.offload, plan.drop, plan.load, plan.store, plan.forget):
+        if not isinstance(orders, np.ndarray) or orders.dtype.kind != "i":
+            raise InvalidPlan("orders are arrays of whole numbers", "all", repr(orders))
     at, computed, left, bs = view.residency, view.computed_tokens, view.remaining_tokens, view.block_size
     ids, decode = plan.decode, view.rows(plan.decode)
     _each(ids[1:] > ids[:-1], "decode lists each request once, ids ascending", ids[1:], ids[:-1])
@@ -255,7 +261,8 @@ def check_plan(view: View, plan: Plan) -> None:
         _check_host(view, plan)
     if plan.until & ~Event.ANY:
         raise InvalidPlan("until is flags of Event", "all", plan.until)
-    if not plan.wake_at_s > view.now_s or plan.wake_after_steps < 0 or plan.wake_after_steps % 1:
+    numbers = isinstance(plan.wake_at_s, float | int) and isinstance(plan.wake_after_steps, int | np.integer)
+    if not numbers or not plan.wake_at_s > view.now_s or plan.wake_after_steps < 0:
         wakes = f"at {plan.wake_at_s} s or after {plan.wake_after_steps} steps, now {view.now_s} s"
         raise InvalidPlan("wake in the future", "all", wakes)
 

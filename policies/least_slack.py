@@ -30,6 +30,11 @@ class LeastSlack:
     _next_rank_s: float = field(init=False, repr=False, compare=False, default=0.0)
     _coming: list[int] = field(init=False, repr=False, compare=False, default_factory=list)     # ids that room was made for
 
+    def __post_init__(self) -> None:
+        for name in ("interval_s", "fill", "overcommit", "max_prefill_tokens"):
+            if not 0 < getattr(self, name) < inf:
+                raise ValueError(f"{name}={getattr(self, name)}: must be a finite number above zero")
+
     def plan(self, view: View) -> Plan:
         self._learnt.observe(view)
         scene = Scene(view)

@@ -25,6 +25,7 @@ class RateCap(SGLang):
     _capped: Ints = field(init=False, repr=False, compare=False, default_factory=NOBODY.copy)     # ids
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.low_s <= self.high_s:
             raise ValueError(f"low_s must be above 0 and at most high_s, got {self.low_s} and {self.high_s}")
 

@@ -24,8 +24,10 @@ class Scene:
         self.waiting = new.nonzero()[0]                         #: never admitted
         self.dropped = (none & ~new).nonzero()[0]               #: admitted, without KV
         self.away = (at == Residency.HOST).nonzero()[0]
-        self.evicting = int(np.count_nonzero(at == Residency.EVICTING))
-        self.loading = int(np.count_nonzero(at == Residency.LOADING))
+        leaving, landing = at == Residency.EVICTING, at == Residency.LOADING
+        self.evicting, self.loading = int(np.count_nonzero(leaving)), int(np.count_nonzero(landing))
+        self.evicting_blocks = int(self.blocks[leaving].sum()) if self.evicting else 0
+        self.landing_blocks = int(self.blocks[landing].sum()) if self.loading else 0
         self.admitted = ~new                                    #: the working set W, marks of shape (n,)
         self.takes: Bools = view.computed_tokens % view.block_size == 0     #: the next token needs a new block
         #: blocks that half-done prefills still need
@@ -84,6 +86,24 @@ class Scene:
         gone = np.zeros(len(self.left), np.bool_)
         gone[self.leave + self.give_up] = True
         return rows[~gone[rows]]
+
+    # ---- prefill
+
+    def prefill_up_to(self, rows: list[int], limit: int, whole: bool) -> None:
+        """Prompts, or the rest of them, up to `limit` tokens; the last one may be cut unless they have to be `whole`."""
+        bs, room = self.view.block_size, self.free + self.owed
+        for row in rows:
+            tokens = int(self.left[row])
+            if limit <= 0 or (whole and tokens > limit):
+                return
+            tokens = min(tokens, limit)
+            if self.blocks[row]:                                # half done: its blocks are owed, not taken yet
+                need = -(-(int(self.view.computed_tokens[row]) + tokens) // bs) - int(self.blocks[row])
+                if need > room:
+                    return
+                room -= need
+            self.prefill.append((row, tokens))
+            limit -= tokens
 
     # ---- the plan
 

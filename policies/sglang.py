@@ -52,6 +52,14 @@ class SGLang:
     _turn: dict[int, int] = field(init=False, repr=False, compare=False, default_factory=dict)      # place in batch or queue, by id
     _turns: int = field(init=False, repr=False, compare=False, default=0)
 
+    def __post_init__(self) -> None:
+        for name in ("schedule_conservativeness", "init_ratio", "min_ratio_factor", "decay_steps", "clip_tokens",
+                     "max_prefill_tokens"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}={getattr(self, name)}: must be a finite number above zero")
+        if self.retract_steps < 0:
+            raise ValueError(f"retract_steps={self.retract_steps}: must not be negative")
+
     @classmethod
     def chunked(cls, **fields: Any) -> SGLang:
         """SGLang as its server starts by default: prompts in chunks of 8192 tokens, or of what the engine's step allows.

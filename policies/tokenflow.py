@@ -15,9 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .api import Bools, Event, Floats, Ints, Plan, Residency, View
+from .api import Bools, Event, Floats, Ints, Plan, View
 from .averages import Averages
 from .balance import fill, marginal_utility, printed_utility, token_value
+from .costs import evict_s, load_s
 from .scene import Scene, ascending
 
 
@@ -59,6 +60,22 @@ class TokenFlow:
     _prefilled_at: int = field(init=False, repr=False, compare=False, default=-(1 << 30))       # decode steps then
     _mean_demand: float = field(init=False, repr=False, compare=False, default=0.0)             # beta of Eq. 4
 
+    def __post_init__(self) -> None:
+        positive = ("interval_s", "fill", "overcommit", "rate_margin", "max_prefill_tokens")
+        not_negative = ("conservativeness", "gamma", "ramp", "io_share", "swap_passes", "prefill_guard_s", "steps_between_prefills",
+                        "mixed_tokens")
+        for name in (*positive, *not_negative):
+            value = getattr(self, name)
+            if not (0 <= value < inf) or (name in positive and not value):
+                least = "above zero" if name in positive else "not below zero"
+                raise ValueError(f"{name}={value}: must be a finite number {least}")
+        if self.fill > 1 or self.ramp > 1 or self.io_share > 1:
+            raise ValueError(f"fill={self.fill}, ramp={self.ramp}, io_share={self.io_share}: are shares, at most 1")
+        for name, known in (("utility", ("marginal", "printed", "slack")), ("working_set", ("memory", "paper")),
+                            ("fallback", ("hold", "fcfs"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)}: must be one of {', '.join(known)}")
+
     @classmethod
     def paper(cls, **fields: Any) -> TokenFlow:
         """The paper's text wherever it states something (policy `tokenflow-paper`)."""
@@ -75,7 +92,7 @@ class TokenFlow:
             if ticks:
                 self._open_interval(scene)
             newcomers = self._admit(scene, displace=ticks)
-            if ticks:
+            if ticks and not self._calm(scene):
                 self._rebalance(scene, newcomers)
             wait_steps = self._bring(scene, newcomers)
         absent -= len(scene.load) + len({row for row, _ in scene.prefill} - set(scene.midway.tolist()))
@@ -94,20 +111,10 @@ class TokenFlow:
 
     # ---- costs, as believed
 
-    def _load_s(self, view: View, tokens: Ints) -> Floats:
-        """tau_load: seconds to bring so many tokens back, behind what is queued."""
-        queued_s = max(view.h2d_free_s - view.now_s, 0.0)
-        return np.asarray(tokens * view.cost.load_s(1.0) + queued_s, np.float64)
-
-    def _evict_s(self, view: View) -> Floats:
-        """tau_evict: seconds to write what has no copy, behind what is queued; 0 where all has."""
-        queued_s = max(view.d2h_free_s - view.now_s, 0.0)
-        return np.asarray((view.computed_tokens - view.host_tokens) * view.cost.store_s(1.0) + queued_s, np.float64)
-
     def _away_s(self, view: View) -> Floats:
         """What a preemption now costs a reader before it can go on: tau_evict + tau_load, or recomputation without offload."""
         if self.offload:
-            return self._evict_s(view) + self._load_s(view, view.computed_tokens)
+            return evict_s(view) + load_s(view)
         return np.asarray(view.computed_tokens * self._learnt.prefill_token_s(view), np.float64)
 
     # ---- bounds on admission
@@ -170,7 +177,7 @@ class TokenFlow:
                         break
                 if free + gain < need + reserve or seats + len(marked) <= 0:
                     break
-                if sum(self._preempt(scene, victim) for victim in marked) < len(marked):
+                if not self._preempt(scene, marked):
                     break
                 free, seats = free + gain, seats + len(marked)
                 self._coming.append(int(view.id[row]))
@@ -199,19 +206,34 @@ class TokenFlow:
         rows = rows[(scene.slack_s[rows] >= safe_s[rows]) & (view.now_s - view.moved_s[rows] >= self.interval_s)]
         return ascending(rows, -scene.slack_s).tolist()     # type: ignore[no-any-return]
 
-    def _preempt(self, scene: Scene, row: int) -> bool:
-        """Order a resident off the GPU; False when it has to stay: the host is full, or loads must land first."""
+    def _preempt(self, scene: Scene, rows: list[int]) -> bool:
+        """Order residents off the GPU; none of them, and False, when one has to stay: the host is full, or loads must land."""
         if not self.offload:
-            scene.drop(row)
+            for row in rows:
+                scene.drop(row)
             return True
         if not self.overlap and scene.loading:
             return False
-        if scene.host_room < scene.leaving_blocks + int(scene.blocks[row]):
+        if scene.host_room < scene.leaving_blocks + int(scene.blocks[rows].sum()):
             return False
-        scene.evict(row)
+        for row in rows:
+            scene.evict(row)
         return True
 
     # ---- balancing
+
+    def _calm(self, scene: Scene) -> bool:
+        """Nobody waits to be admitted, nobody's buffer is critical, memory suffices: the absent come back as room comes free."""
+        if len(scene.waiting) or scene.short > 0:
+            return False
+        members = scene.admitted.nonzero()[0]
+        return bool((scene.slack_s[members] >= self._critical_s(scene.view)[members]).all())
+
+    def _critical_s(self, view: View) -> Floats:
+        """T_critical: a buffer that lasts no longer may displace anyone."""
+        if self.critical_s is not None:
+            return np.full(len(view.id), self.critical_s)
+        return load_s(view) + self.interval_s
 
     def _rebalance(self, scene: Scene, newcomers: list[int]) -> None:
         """Steps 2 and 3: rank the working set, and let the chosen absent displace the residents not chosen."""
@@ -228,18 +250,18 @@ class TokenFlow:
         view = scene.view
         if self.utility == "slack":
             return -scene.slack_s
-        load_s = self._load_s(view, view.computed_tokens)
+        coming_s = load_s(view)
         absent = np.zeros(len(view.id), np.bool_)
         absent[scene.away] = absent[scene.dropped] = True
         recompute_s = (view.prompt_tokens + view.output_tokens) * self._learnt.prefill_token_s(view)
-        overhead_s = np.where(absent, np.minimum(self._evict_s(view) + load_s, recompute_s), 0.0)
+        overhead_s = np.where(absent, np.minimum(evict_s(view) + coming_s, recompute_s), 0.0)
         buffered = scene.slack_s * view.consumption_rate
         value = token_value(buffered, view.max_tokens)
         seqs = max(len(scene.ready), 1)
         speed = 1.0 / view.cost.step_s(seqs, float(view.computed_tokens[scene.ready].sum()), 0.0, seqs)
         if self.utility == "printed":
             return printed_utility(value, speed, self.interval_s, overhead_s, buffered, self.gamma)
-        return marginal_utility(value, speed, self.interval_s, overhead_s, scene.slack_s, load_s, self.gamma)
+        return marginal_utility(value, speed, self.interval_s, overhead_s, scene.slack_s, coming_s, self.gamma)
 
     def _chosen(self, scene: Scene, utility: Floats, residents: Ints, newcomers: list[int]) -> Bools:
         """Marks of who should hold GPU memory for the next interval, shape (n,)."""
@@ -257,8 +279,8 @@ class TokenFlow:
         else:
             ranked = rest[np.lexsort((rest, -view.consumption_rate[rest], -utility[rest]))]
         room = int(self.fill * view.total_blocks) - int(blocks[fixed].sum()) - sum(scene.whole_blocks(row) for row in newcomers)
-        room -= self._in_flight_blocks(scene)
-        seats = view.max_seqs - len(fixed) - scene.loading - len(newcomers)
+        room -= scene.landing_blocks + scene.evicting_blocks
+        seats = view.max_seqs - len(fixed) - scene.loading - scene.evicting - len(newcomers)
         chosen = np.zeros(len(view.id), np.bool_)
         chosen[fixed] = True
         chosen[ranked[fill(ranked, utility, blocks, room, seats, self.swap_passes)]] = True
@@ -266,17 +288,11 @@ class TokenFlow:
             chosen[ranked[0]] = True                            # larger than the share to fill, alone on the GPU
         return chosen
 
-    @staticmethod
-    def _in_flight_blocks(scene: Scene) -> int:
-        """Blocks of requests that are landing."""
-        return int(scene.blocks[scene.view.residency == Residency.LOADING].sum())
-
     def _displace(self, scene: Scene, utility: Floats, spare: Ints, chosen: Bools) -> None:
         """Each chosen absent one takes free blocks, or as many residents not chosen as it still needs."""
         view = scene.view
         safe_s = self.conservativeness * (self._away_s(view) + self.interval_s)
-        load_s = self._load_s(view, view.computed_tokens)
-        critical_s = load_s + self.interval_s if self.critical_s is None else np.full(len(view.id), self.critical_s)
+        critical_s = self._critical_s(view)
         spare_rows = ascending(spare, utility).tolist()
         io_tokens = self.io_share * self.interval_s / max(view.cost.load_s(1.0), 1e-12)
         io_tokens -= max(view.h2d_free_s - view.now_s, 0.0) / max(view.cost.load_s(1.0), 1e-12)
@@ -300,10 +316,9 @@ class TokenFlow:
                             break
                 if free + gain < need or seats + len(marked) <= 0:
                     continue
-                gone = [victim for victim in marked if self._preempt(scene, victim)]
-                spare_rows = [victim for victim in spare_rows if victim not in gone]
-                if len(gone) < len(marked):
+                if not self._preempt(scene, marked):
                     continue
+                spare_rows = [victim for victim in spare_rows if victim not in marked]
                 io_tokens -= float(view.computed_tokens[row])
             free, seats = free + gain - need, seats + len(marked) - 1
             coming.append(row)
@@ -319,20 +334,16 @@ class TokenFlow:
         rows = ascending(scene.staying(scene.ready), utility).tolist()
         old = [row for row in rows if view.now_s - view.moved_s[row] >= self.interval_s]
         order = old + [row for row in rows if row not in set(old)] + scene.midway[::-1].tolist()
-        going += self._leaving_blocks(scene)
+        going += scene.evicting_blocks
         while going < target and len(order) > 1:
             row = order.pop(0)
             if scene.left[row] > 1:
                 scene.drop(row)
-            elif not self._preempt(scene, row):
+            elif not self._preempt(scene, [row]):
                 if scene.loading and not self.overlap:
                     return                                      # a load lands first; until then the fullest pause
                 scene.drop(row)
             going += int(scene.blocks[row])
-
-    @staticmethod
-    def _leaving_blocks(scene: Scene) -> int:
-        return int(scene.blocks[scene.view.residency == Residency.EVICTING].sum())
 
     # ---- bringing requests onto the GPU
 
@@ -392,31 +403,14 @@ class TokenFlow:
             limit = min(limit, int(max(float(scene.slack_s[ready].min()) - self.prefill_guard_s, 0.0) / token_s))
         if self.mixed_tokens:
             limit = max(self.mixed_tokens, limit) if len(ready) else limit
-            self._fill_batch(scene, rows, min(limit, view.max_step_tokens - len(scene.decoders())), whole=False)
+            scene.prefill_up_to(rows, min(limit, view.max_step_tokens - len(scene.decoders())), whole=False)
             return 0
         if limit < tokens[0]:                                   # no buffer covers even one prompt
             since = view.decode_steps - self._prefilled_at
             if len(ready) and since < self.steps_between_prefills:
                 return self.steps_between_prefills - since
-            self._fill_batch(scene, rows[:1], view.max_step_tokens, whole=False)
+            scene.prefill_up_to(rows[:1], view.max_step_tokens, whole=False)
         else:
-            self._fill_batch(scene, rows, limit, whole=True)
+            scene.prefill_up_to(rows, limit, whole=True)
         self._prefilled_at = view.decode_steps
         return 0
-
-    @staticmethod
-    def _fill_batch(scene: Scene, rows: list[int], limit: int, whole: bool) -> None:
-        """Prompts, or the rest of them, up to `limit` tokens; the last one may be cut unless they have to be `whole`."""
-        bs, room = scene.view.block_size, scene.free + scene.owed
-        for row in rows:
-            tokens = int(scene.left[row])
-            if limit <= 0 or (whole and tokens > limit):
-                return
-            tokens = min(tokens, limit)
-            if scene.blocks[row]:                               # half done: its blocks are owed, not taken yet
-                need = -(-(int(scene.view.computed_tokens[row]) + tokens) // bs) - int(scene.blocks[row])
-                if need > room:
-                    return
-                room -= need
-            scene.prefill.append((row, tokens))
-            limit -= tokens

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -97,7 +97,7 @@ def _tokenflow(version: Annotated[bool, typer.Option("--version", help="Show the
 def run(options: RunOptions) -> None:
     """Simulate one policy."""
     from .policy_choice import choose
-    _study(options, "run", [choose(options.policy, options.policy_arg or [])])
+    _study(options, "run", lambda: [choose(options.policy, options.policy_arg or [])])
 
 
 @app.command("compare")
@@ -105,7 +105,7 @@ def run(options: RunOptions) -> None:
 def compare(options: CompareOptions) -> None:
     """Simulate several policies on the same requests."""
     from .policy_choice import choose_all
-    _study(options, "compare", choose_all(options.policies))
+    _study(options, "compare", lambda: choose_all(options.policies))
 
 
 @app.command("list")
@@ -131,16 +131,18 @@ def bench(cases: Annotated[list[str] | None, typer.Argument(metavar="[CASE]...",
     return job
 
 
-def _study(options: Options, command: str, choices: list[Choice]) -> None:
+def _study(options: Options, command: str, chosen: Callable[[], list[Choice]]) -> None:
     """Simulate each choice, keep the results unless nobody asked for that, and show them."""
-    from contextlib import nullcontext
+    from contextlib import nullcontext, redirect_stdout
 
     from . import cli_tables, saving
     from .cli_progress import Bar
     trace = options.workload()
     keep = options.output_dir is not None or not options.json
     with saving.Draft(options.target, command) if keep else nullcontext() as draft:
-        with Bar(wanted=not options.json) as bar:
+        # what a policy prints must not get between our JSON and whoever reads it
+        with Bar(wanted=not options.json) as bar, redirect_stdout(sys.stderr) if options.json else nullcontext():
+            choices = chosen()
             runs = {choice.label: _timed(choice, trace, options, bar) for choice in choices}
         results = {label: result for label, (result, _) in runs.items()}
         cpu_s = {label: seconds for label, (_, seconds) in runs.items()}

@@ -20,7 +20,7 @@ from policies.api import NOBODY, Event, Floats, Ints, InvalidPlan, Plan, Policy,
 from .beliefs import Beliefs
 from .counters import Counters
 from .decoders import Decoders
-from .errors import PolicyError, Wedged
+from .errors import FAULTS, PolicyError, Wedged
 from .host_copies import HostCopies
 from .kv_cache import KVCache
 from .link import Link
@@ -29,7 +29,7 @@ from .requests import Requests
 from .step_clock import StepClock
 from .write_through import WriteThrough
 
-_PATIENCE = 10_000      # decisions in a row without a step: the policy will never go on
+_PATIENCE = 10_000      # decisions in a row without a step, or steps without a token: the policy will never go on
 
 
 class Watch(Protocol):
@@ -90,7 +90,7 @@ class Engine:
         self.loading = self.evicting = 0
         self._finished = finished
         self._asleep: simpy.Event | None = None
-        self._idle_decisions = 0
+        self._idle_decisions = self._barren_steps = self._barren_tokens = 0
         env.process(self._loop())
 
     # ---- the loop
@@ -164,7 +164,7 @@ class Engine:
             self.plan = Plan()
             return
         self.count.decisions += 1
-        self._idle_decisions += 1
+        self._idle_decisions += not (self.loading or self.evicting)
         if self._idle_decisions > _PATIENCE:
             raise Wedged.at(self.policy, self.env.now, q.n, f"{_PATIENCE} decisions in a row ran no step")
         self.settle()
@@ -174,7 +174,7 @@ class Engine:
         view = self.view()
         try:
             plan = self.policy.plan(view)
-        except Exception as error:
+        except FAULTS as error:
             raise PolicyError.raised(self.policy, self.env.now, error) from error
         if not isinstance(plan, Plan):
             raise PolicyError.at(self.policy, self.env.now, f"plan() returned {type(plan).__name__}, not a Plan")
@@ -350,6 +350,7 @@ class Engine:
             self.decoders.settle()
             self.copies.book(run.unwritten)
         self._count(run)
+        self._look_for_tokens(run)
         if over or (self.decoders.n and self.decoders.to_finish <= 0):
             self.settle()
             self._finish(self.decoders.done(), float(run.ends_s[-1]))
@@ -380,6 +381,16 @@ class Engine:
             self.decoders.join(run.completing)
             self.copies.joined(run.completing)
         return over
+
+    def _look_for_tokens(self, run: Run) -> None:
+        """Prefill that is thrown away again and again gives steps for ever, and no token."""
+        if len(run.decoding) or len(run.completing):
+            self._barren_steps = self._barren_tokens = 0
+            return
+        self._barren_steps, self._barren_tokens = self._barren_steps + 1, self._barren_tokens + int(run.chunk.sum())
+        q, n = self.requests, self.requests.n
+        if self._barren_steps > _PATIENCE and self._barren_tokens > 2 * int((q.prompt_tokens[:n] + q.output_tokens[:n]).sum()):
+            raise Wedged.at(self.policy, self.env.now, n, f"{self._barren_steps} steps in a row gave no token")
 
     def _count(self, run: Run) -> None:
         count, steps, took_s = self.count, len(run.ends_s), float(run.ends_s[-1]) - run.start_s

@@ -6,6 +6,9 @@ import traceback
 
 from traces.errors import BadInput
 
+#: what a policy may raise; an interruption from the keyboard is the user's, not the policy's
+FAULTS = (Exception, SystemExit, GeneratorExit)
+
 
 class PolicyError(BadInput):
     """A policy raised, or returned a plan that no engine can carry out."""
@@ -30,4 +33,4 @@ class Wedged(BadInput):
         return cls(f"policy {type(policy).__name__}", f"at {now_s:.6f} s", f"wedged with {unfinished} requests unfinished: {why}")
 
 
-__all__ = ["BadInput", "PolicyError", "Wedged"]
+__all__ = ["FAULTS", "BadInput", "PolicyError", "Wedged"]

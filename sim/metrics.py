@@ -195,13 +195,14 @@ def serving_summary(trace: Trace, rates: Floats, records: Records, requests: Per
     """What clients and readers saw, flat; NaN where undefined.
 
     Keys that `vllm bench serve --save-result` writes have its names and meanings: totals, means and percentiles (numpy's linear
-    ones) are over completed requests, in milliseconds; ITL pools all gaps of all of them; `duration` runs from time 0 of the
-    trace to the last token, or to `end_s` when requests are unfinished then. Rebuffering is that of completed requests which
+    ones) are over completed requests, in milliseconds; ITL pools all gaps of all of them; `duration` runs from the first
+    arrival to the last token, or to `end_s` when requests are unfinished then. Rebuffering is that of completed requests which
     someone reads. Effective throughput and QoS (TokenFlow 7.1.3, and Eq. 2 with lambda = mu = r: a second of waiting or of
     stalling costs r tokens) also count what unfinished requests got by then; their T begins with the first arrival.
     """
     done, unfinished = records.fate == Fate.COMPLETED, records.fate == Fate.UNFINISHED
-    duration = end_s if unfinished.any() else float(records.last_s[done].max())
+    end_s = end_s if unfinished.any() else float(records.last_s[done].max())
+    duration = max(end_s - float(trace.arrival_s[0]), 0.0) or nan
     completed, rejected = int(np.count_nonzero(done)), int(np.count_nonzero(records.fate == Fate.REJECTED))
     dropped = sum(trace.dropped.values())
     inputs, outputs = int(trace.input_tokens[done].sum()), int(records.tokens[done].sum())
@@ -219,7 +220,7 @@ def serving_summary(trace: Trace, rates: Floats, records: Records, requests: Per
         **_spread("itl", gaps(records, done)),
         **_spread("e2el", Pooled.each(requests.e2e_s[done])),
         "request_rate": _offered_rate(trace),
-        **_delivered(trace, rates, records, requests, duration),
+        **_delivered(trace, rates, records, requests, end_s, duration),
         **_stalls(requests.reading, done & trace.reader),
         "ttft_over_1300ms_share": _ratio(int(np.count_nonzero(requests.ttft_s[done] > PATIENCE_S)), completed),
         "requests": len(trace) + dropped,
@@ -230,18 +231,18 @@ def serving_summary(trace: Trace, rates: Floats, records: Records, requests: Per
     }
 
 
-def _delivered(trace: Trace, rates: Floats, records: Records, requests: PerRequest, duration: float) -> dict[str, float]:
+def _delivered(trace: Trace, rates: Floats, records: Records, requests: PerRequest, end_s: float,
+               duration: float) -> dict[str, float]:
     """Effective throughput and QoS; a request still without its first token has waited until now."""
     reads = trace.reader & ~np.isnan(records.sent_s) & (records.fate != Fate.REJECTED)
-    span_s = duration - float(trace.arrival_s[0])
     effective = float(np.nansum(requests.reading.effective_tokens[reads]))
-    waited_s = np.where(np.isnan(requests.ttft_s), duration - records.sent_s, requests.ttft_s)[reads]
+    waited_s = np.where(np.isnan(requests.ttft_s), end_s - records.sent_s, requests.ttft_s)[reads]
     stalled_s = np.nan_to_num(requests.reading.rebuffer_s[reads])
     cost = float((rates[reads] * (waited_s + stalled_s)).sum())
     return {
-        "effective_throughput": effective / span_s if reads.any() else nan,
+        "effective_throughput": effective / duration if reads.any() else nan,
         "mean_token_weight": _ratio(effective, int(records.tokens[reads].sum())),
-        "qos": (effective - cost) / span_s if reads.any() else nan,
+        "qos": (effective - cost) / duration if reads.any() else nan,
     }
 
 

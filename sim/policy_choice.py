@@ -23,6 +23,8 @@ from policies import POLICIES
 from policies.api import Policy
 from traces import BadInput
 
+from .errors import FAULTS
+
 _TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
@@ -57,7 +59,9 @@ def choose(spec: str, arguments: Sequence[str] = ()) -> Choice:
         policy = make(**_typed(name, make, [*bracketed, *arguments]))
     except BadInput:
         raise
-    except Exception as error:
+    except ValueError as error:
+        raise BadInput("policy", name, str(error)) from error
+    except FAULTS as error:
         raise BadInput("policy", _place(error, name), f"cannot be made: {type(error).__name__}: {error}") from error
     if not callable(getattr(policy, "plan", None)):
         raise BadInput("policy", name, "has no method plan(view)")
@@ -142,7 +146,7 @@ def _imported(what: str) -> Iterator[None]:
 def _place(error: BaseException, what: str) -> str:
     """file:line of the user's code that raised: in the file `what` if it had a part in it; `what` when no code had."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__)
-              if frame.filename != __file__ and not frame.filename.startswith("<")]
+              if frame.filename not in (__file__, importlib.__file__) and not frame.filename.startswith("<")]
     frames = [frame for frame in frames if frame.filename == os.path.abspath(what)] or frames
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else what
 

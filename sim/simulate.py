@@ -15,7 +15,7 @@ from policies.api import Bools, Event, Floats, Ints, Policy
 from traces import Trace
 
 from .engine import Engine, Watch
-from .errors import BadInput, PolicyError, Wedged
+from .errors import FAULTS, BadInput, PolicyError, Wedged
 from .machine import Machine
 from .records import Fate, Records
 from .result import Result, name_of
@@ -45,6 +45,8 @@ def simulate(policy: Policy | str, trace: Trace, hardware: Machine | str | Path 
         if policy not in POLICIES:
             raise BadInput("policy", policy, f"unknown; known are {', '.join(POLICIES)}")
         label, policy = label or policy, POLICIES[policy]()
+    if isinstance(policy, type) or not callable(getattr(policy, "plan", None)):
+        raise BadInput("policy", repr(policy), "must be a name or an object with a method plan(view)")
     machine, provenance = _machine(hardware, model, policy, machine_options)
     _check(trace, consume_rate, max_concurrency, max_model_len, until_s)
     run = _Run(_fresh(policy), trace, machine, consume_rate, max_concurrency, max_model_len, until_s, step_by_step,
@@ -60,7 +62,7 @@ def simulate(policy: Policy | str, trace: Trace, hardware: Machine | str | Path 
 def _fresh(policy: Policy) -> Policy:
     try:
         return copy.deepcopy(policy)
-    except Exception as error:
+    except FAULTS as error:
         raise PolicyError(f"policy {type(policy).__name__}", "copied for the run", f"{type(error).__name__}: {error}") from error
 
 
@@ -82,8 +84,11 @@ def _check(trace: Trace, consume_rate: float, max_concurrency: int | None, max_m
         raise BadInput("trace", trace.source or "given", "holds no requests")
     for option, value in (("--consume-rate", consume_rate), ("--max-concurrency", max_concurrency),
                           ("--max-model-len", max_model_len), ("--until", until_s)):
-        if value is not None and not (np.isfinite(value) and value > 0):
+        if value is not None and not (isinstance(value, int | float) and 0 < value < np.inf):
             raise BadInput(option, str(value), "must be a positive number")
+    for option, value in (("--max-concurrency", max_concurrency), ("--max-model-len", max_model_len)):
+        if value is not None and value != int(value):
+            raise BadInput(option, str(value), "must be a whole number")
 
 
 class _Run:

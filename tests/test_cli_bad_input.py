@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import re
 from pathlib import Path
@@ -188,3 +189,27 @@ def test_debug_adds_the_traceback(inside: Path, capsys: pytest.CaptureFixture[st
     assert "Traceback (most recent call last)" in err
     assert 'raise KeyError("lost")' in err
     assert err.splitlines()[-1].startswith("tokenflow: policy Raises: ")
+
+
+@pytest.mark.parametrize("argument", ["interval_s=0", "interval_s=-1", "fill=5", "overcommit=-1", "gamma=inf", "swap_passes=-1"])
+def test_impossible_numbers_of_a_policy(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--num-prompts", "2", "--policy", "tokenflow", "--policy-arg", argument]) == 2
+    said = capsys.readouterr()
+    assert argument.split("=")[0] in said.err
+    assert said.err.count("\n") == 1
+    assert not said.out
+
+
+def test_numbers_larger_than_any_integer_of_numpy(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--json", "--num-prompts", "2", "--output-len", "5", "--max-concurrency", "9" * 25]) == 0
+    assert json.loads(capsys.readouterr().out)["completed"] == 2
+
+
+def test_what_a_policy_prints_stays_out_of_the_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "loud.py").write_text("from policies import Vllm\nprint('imported')\n\n"
+                                      "class Loud(Vllm):\n    def plan(self, view):\n        print('hello')\n"
+                                      "        return super().plan(view)\n")
+    assert main(["run", "--json", "--num-prompts", "2", "--output-len", "5", "--policy", f"{tmp_path / 'loud.py'}:Loud"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["completed"] == 2
+    assert "hello" in said.err

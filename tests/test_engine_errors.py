@@ -111,3 +111,19 @@ def test_a_wedge_does_not_hide_in_an_idle_pause() -> None:
     ran = run_engine([Ask(0.0, 8, 5), Ask(1e6, 8, 5)], Fixed(lambda view: Plan(decode=view.id)), machine())
     assert ran.records.last_s[1] > 1e6
     assert ran.engine.count.decisions == 4
+
+
+def test_prefill_that_is_thrown_away_for_ever_is_a_wedge() -> None:
+    def again(view: View) -> Plan:
+        if view.residency[0]:
+            return Plan(drop=view.id, wake_at_s=float(np.nextafter(view.now_s, np.inf)))
+        return Plan(prefill=((0, 4),))
+    assert "steps in a row gave no token" in told(again, Wedged)
+
+
+@pytest.mark.unaudited
+@pytest.mark.parametrize("fault", [SystemExit(0), GeneratorExit()])
+def test_a_policy_cannot_end_the_program(fault: BaseException) -> None:
+    def leave(view: View) -> Plan:
+        raise fault
+    assert type(fault).__name__ in told(leave, PolicyError)

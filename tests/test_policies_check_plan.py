@@ -56,6 +56,8 @@ LEGAL = Plan(decode=ids(10, 20), prefill=((30, 10), (40, 40)), offload=ids(80), 
 
 #: the rule, the plan that breaks exactly this one, requests and numbers of the message, what differs in the view
 BROKEN = [
+    ("orders are arrays of whole numbers", Plan(decode=np.array([0.5])), "all", "array([0.5])", {}),
+    ("orders are arrays of whole numbers", Plan(store=[10]), "all", "[10]", {}),     # type: ignore[arg-type]
     ("known ids", Plan(decode=ids(10, 99)), "[99]", "not in the view", {}),
     ("known ids", Plan(load=ids(15)), "[15]", "not in the view", {}),
     ("decode lists each request once, ids ascending", Plan(decode=ids(20, 10)), "[10]", "[20]", {}),
