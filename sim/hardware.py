@@ -186,15 +186,19 @@ def build_machine(
     usable = pool - _NULL_BLOCKS
     defaults, link = profile.defaults, profile.link
     rate = None if link_bytes_per_s is None else _positive("link_bytes_per_s", link_bytes_per_s, where)
+    step_tokens = (defaults.max_num_batched_tokens if max_num_batched_tokens is None
+                   else _whole("max_num_batched_tokens", max_num_batched_tokens, where))
+    seats = min(defaults.max_num_seqs, step_tokens) if max_num_seqs is None else _whole("max_num_seqs", max_num_seqs, where)
+    if seats > step_tokens:
+        raise BadInput("max_num_batched_tokens", where, f"{step_tokens} tokens a step for {seats} requests: each may need one")
     return Machine(
         latency=times.latency.with_host(profile.host_s.value if host_s is None else _seconds("host_s", host_s, where)),
         kv_blocks=usable,
         host_kv_blocks=2 * usable if host_kv_tokens is None else _host_blocks(host_kv_tokens, block, where),
         block_size=block,
         kv_token_bytes=float(geometry.kv_token_bytes),
-        max_seqs=defaults.max_num_seqs if max_num_seqs is None else _whole("max_num_seqs", max_num_seqs, where),
-        max_step_tokens=(defaults.max_num_batched_tokens if max_num_batched_tokens is None
-                         else _whole("max_num_batched_tokens", max_num_batched_tokens, where)),
+        max_seqs=seats,
+        max_step_tokens=step_tokens,
         h2d_bytes_per_s=link.h2d_bytes_per_s if rate is None else rate,
         d2h_bytes_per_s=link.d2h_bytes_per_s if rate is None else rate,
         copy_overhead_s=link.copy_overhead_s,

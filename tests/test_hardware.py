@@ -242,3 +242,9 @@ def test_hardware_objects_are_accepted_where_names_are() -> None:
     profile = load_hardware("a100")
     assert isinstance(profile, Hardware)
     assert build_machine(profile, MODEL) == build_machine("a100", MODEL)
+
+
+def test_every_seat_may_need_a_token_of_the_step() -> None:
+    assert build_machine("h200", "llama3-8b", max_num_batched_tokens=512).max_seqs == 512
+    with pytest.raises(BadInput, match="512 tokens a step for 600 requests"):
+        build_machine("h200", "llama3-8b", max_num_batched_tokens=512, max_num_seqs=600)
