@@ -12,9 +12,9 @@ from .cli_tables import plain_console
 from .saving import as_json
 
 #: the key, its title, its scale and form
-_COLUMNS = (("requests", "requests", 1, "{:,.0f}"), ("generated_tokens", "tokens", 1e-6, "{:.2f} M"),
-            ("cpu_s", "CPU s", 1, "{:.3f}"), ("tokens_per_cpu_s", "tokens/CPU s", 1e-6, "{:.2f} M"),
-            ("us_per_run", "us/event", 1, "{:.0f}"), ("peak_memory_mb", "peak MB", 1, "{:.0f}"),
+_COLUMNS = (("requests", "requests", 1, "{:,.0f}"), ("generated_tokens", "M tokens", 1e-6, "{:.2f}"),
+            ("cpu_s", "CPU s", 1, "{:.3f}"), ("tokens_per_cpu_s", "M/CPU s", 1e-6, "{:.2f}"),
+            ("us_per_run", "us/run", 1, "{:.0f}"), ("peak_memory_mb", "MB", 1, "{:.0f}"),
             ("step_by_step_ratio", "stepped", 1, "x{:.1f}"))
 
 
@@ -31,7 +31,7 @@ def _table(measured: dict[str, dict[str, Any]]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("case", no_wrap=True)
     for _, title, _, _ in _COLUMNS:
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     for name, row in measured.items():
         table.add_row(name, *("" if row[key] is None else form.format(row[key] * scale) for key, _, scale, form in _COLUMNS))
     return table

@@ -291,7 +291,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
     def _ran(self, speakers: set[Stream]) -> None:
         now_s = self.clock()
         for stream, unwritten in zip(self.writing, self.host.unwritten() if self.writing else ()):
-            stream.host_tokens = round(stream.computed_tokens - unwritten, 9)   # 3e-14 tokens would hold a host block
+            stream.host_tokens = stream.computed_tokens - unwritten
         for stream in speakers:
             stream.deliver(now_s)
         self._count(now_s - self.step_began_s)
