@@ -12,10 +12,10 @@ from .cli_tables import plain_console
 from .saving import as_json
 
 #: the key, its title, its scale and form
-_COLUMNS = (("requests", "requests", 1, "{:,.0f}"), ("generated_tokens", "M tokens", 1e-6, "{:.2f}"),
+_COLUMNS = (("requests", "asks", 1, "{:,.0f}"), ("generated_tokens", "M tokens", 1e-6, "{:.2f}"),
             ("cpu_s", "CPU s", 1, "{:.3f}"), ("tokens_per_cpu_s", "M/CPU s", 1e-6, "{:.2f}"),
             ("us_per_run", "us/run", 1, "{:.0f}"), ("peak_memory_mb", "MB", 1, "{:.0f}"),
-            ("step_by_step_ratio", "stepped", 1, "x{:.1f}"))
+            ("step_by_step_ratio", "steps", 1, "x{:.1f}"))
 
 
 def show(names: list[str], json: bool, profile: bool) -> None:
@@ -28,7 +28,7 @@ def show(names: list[str], json: bool, profile: bool) -> None:
 
 
 def _table(measured: dict[str, dict[str, Any]]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("case", no_wrap=True)
     for _, title, _, _ in _COLUMNS:
         table.add_column(title, justify="right", no_wrap=True)
