@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -51,7 +50,3 @@ def machine(seed: int, longest: int, memory: str, host: str) -> Machine:
                    max_seqs=max_seqs, max_step_tokens=int(rng.choice([max_seqs, 256, 2048])), h2d_bytes_per_s=rate,
                    d2h_bytes_per_s=rate * float(rng.choice([0.5, 1.0])), copies_per_block=int(rng.choice([1, 64])),
                    believed_step=believed_step, believed_link=believed_link)
-
-
-def slower_links(exact: Machine, factor: float) -> Machine:
-    return replace(exact, h2d_bytes_per_s=exact.h2d_bytes_per_s / factor, d2h_bytes_per_s=exact.d2h_bytes_per_s / factor)
