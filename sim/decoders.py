@@ -11,6 +11,7 @@ import numpy as np
 
 from policies.api import NOBODY, Floats, Ints, decode_steps_that_fit
 
+from . import token_buffer
 from .kv_cache import KVCache
 from .requests import Requests
 from .step_clock import StepClock
@@ -68,21 +69,14 @@ class Decoders:
         self._settled_at = steps
 
     def settle_readers(self) -> None:
-        """Bring `read_until_s` up to date: c_n = max(c_0 + n/r, t_j + (n - j)/r over the steps j).
-
-        Within a run steps never get shorter, so the largest t_j - j/r is at its first or its last step.
-        """
+        """Bring `read_until_s` up to date."""
         if not self._marks:
             return
         q, rows, steps = self._requests, self.rows, self._clock.steps
         if len(rows):
-            gap, since = 1.0 / q.consumption_rate[rows], q.read_at[rows]
             at, ends_s = np.array(self._marks).T
-            late = ends_s[:, None] - (at[:, None] + 1.0 - steps) * gap      # each token's time, and all after it read on
-            oldest = int(since.min())
-            if at[0] < oldest or oldest < int(since.max()):
-                late[at[:, None] < since] = -np.inf
-            q.read_until_s[rows] = np.maximum(q.read_until_s[rows] + (steps - since) * gap, late.max(axis=0))
+            until_s, rate = q.read_until_s[rows], q.consumption_rate[rows]
+            q.read_until_s[rows] = token_buffer.deliver(until_s, rate, q.read_at[rows], steps, at, ends_s)
             q.read_at[rows] = steps
         self._marks.clear()
 

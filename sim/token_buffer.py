@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from policies.api import Floats
+from policies.api import Floats, Ints
 
 
-def deliver(read_until_s: Floats, rate: Floats, first_s: float, last_s: float, tokens: int) -> Floats:
-    """c_n after `tokens` more tokens, the first at `first_s`, the last at `last_s`, delivered at times whose gaps never shrink.
+def deliver(read_until_s: Floats, rate: Floats, since: Ints, steps: int, at: Floats, ends_s: Floats) -> Floats:
+    """c_n of readers who got one token in each step of a clock, up to `steps`: max(c_0 + n/r, t_j + (n - j)/r over the steps j).
 
-    c_n = max(c_0 + n/r, t_1 + (n-1)/r, ..., t_n); with growing gaps the largest t_i + (n-i)/r is at an end of the run.
+    `since`: the step each reader's first new token came in, shape (n,); `at`, `ends_s`: numbers and ends of the steps to look
+    at, ascending: the first and the last of each run will do, since within a run steps never get shorter.
     """
     gap = 1.0 / rate
-    late = np.maximum(first_s - gap, last_s - tokens * gap)
-    until: Floats = np.maximum(read_until_s, late) + tokens * gap
+    late = ends_s[:, None] + (steps - 1.0 - at[:, None]) * gap         # each token's time, and all after it read on
+    if at[0] < since.max():
+        late[at[:, None] < since] = -np.inf
+    until: Floats = np.maximum(read_until_s + (steps - since) * gap, late.max(axis=0))
     return until

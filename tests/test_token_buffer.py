@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.token_buffer import deliver
+from policies.api import Floats
+from sim import token_buffer
+
+
+def deliver(read_until_s: Floats, rate: Floats, first_s: float, last_s: float, tokens: int) -> Floats:
+    """One run of steps that do not shrink."""
+    at, since = np.array([0.0, tokens - 1.0]), np.zeros(len(rate), np.int64)
+    return token_buffer.deliver(read_until_s, rate, since, tokens, at, np.array([first_s, last_s]))
 
 
 def taken(read_until_s: float, rate: float, times: list[float]) -> float:
@@ -47,3 +54,17 @@ def test_a_reader_who_is_behind_reads_at_its_rate() -> None:
     """1,000 tokens within a second: the reader is through 100 seconds later, the generation does not matter."""
     until = deliver(np.array([10.0]), np.array([10.0]), 0.001, 1.0, 1000)
     assert until[0] == pytest.approx(110.0)
+
+
+def test_several_runs_and_readers_who_join_between_them() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        runs = [np.sort(rng.uniform(0.001, 0.3, rng.integers(1, 9))) for _ in range(rng.integers(1, 6))]
+        ends = np.concatenate(runs).cumsum()
+        starts = np.cumsum([0] + [len(run) for run in runs])
+        at = np.unique(np.concatenate((starts[:-1], starts[1:] - 1)))
+        since = rng.choice(starts[:-1], 7)
+        before, rate = rng.uniform(-2, 5, 7), rng.uniform(1, 60, 7)
+        until = token_buffer.deliver(before, rate, since, len(ends), at.astype(float), ends[at])
+        expected = [taken(c, r, ends[s:].tolist()) for c, r, s in zip(before.tolist(), rate.tolist(), since.tolist())]
+        np.testing.assert_allclose(until, expected, rtol=0, atol=1e-9)
