@@ -70,8 +70,8 @@ def machine(**changes: Any) -> Machine:
 
 
 def run_engine(asks: Sequence[Ask], policy: Policy, on: Machine, *, step_by_step: bool = False, stop_s: float = inf,
-               watch: Log | None = None) -> Ran:
-    """Runs `asks` (in order of arrival) on an engine to the end; Wedged when it never comes."""
+               watch: Log | None = None, watched: bool = True) -> Ran:
+    """Runs `asks` (in order of arrival) on an engine to the end; Wedged when it never comes. Unwatched, the log stays empty."""
     env, log, policy, records = simpy.Environment(), watch or Log(), copy.deepcopy(policy), Records.blank(len(asks))
 
     def finished(rows: Ints, now_s: float) -> None:
@@ -85,7 +85,7 @@ def run_engine(asks: Sequence[Ask], policy: Policy, on: Machine, *, step_by_step
             engine.requests.add(id, env.now, ask.prompt, ask.max_tokens or ask.output, ask.output, ask.rate)
             engine.note(Event.ARRIVAL)
 
-    engine = Engine(env, on, policy, step_by_step=step_by_step, watch=log, finished=finished, stop_s=stop_s)
+    engine = Engine(env, on, policy, step_by_step=step_by_step, watch=log if watched else None, finished=finished, stop_s=stop_s)
     env.process(clients())
     env.run(None if stop_s == inf else stop_s)
     left = engine.requests

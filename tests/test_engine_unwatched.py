@@ -2,44 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import pytest
-import simpy
-from builders import Ask, Rotate, random_asks, random_machine, run_engine
+from builders import Rotate, random_asks, random_machine, run_engine
 from random_policy import RandomPolicy
 
 from policies import POLICIES
-from policies.api import Event, Ints, Policy
-from sim.engine import Engine
-from sim.machine import Machine
-from sim.records import Fate, Records
 
 pytestmark = pytest.mark.unaudited
 MAKERS = {**POLICIES, "rotate": Rotate, "random": RandomPolicy}
-
-
-def unwatched(asks: list[Ask], policy: Policy, machine: Machine) -> tuple[Engine, Records]:
-    env, records = simpy.Environment(), Records.blank(len(asks))
-
-    def finished(rows: Ints, now_s: float) -> None:
-        records.close(engine.requests, rows, Fate.COMPLETED, now_s)
-
-    def clients() -> Generator[simpy.Event, Any, None]:
-        for id, ask in enumerate(asks):
-            if ask.arrival_s > env.now:
-                yield env.timeout(ask.arrival_s - env.now)
-            engine.requests.add(id, env.now, ask.prompt, ask.max_tokens or ask.output, ask.output, ask.rate)
-            engine.note(Event.ARRIVAL)
-
-    engine = Engine(env, machine, policy, finished=finished)
-    env.process(clients())
-    env.run()
-    records.keep_times(engine.clock)
-    return engine, records
 
 
 @pytest.mark.parametrize("tight", [True, False])
@@ -50,7 +23,8 @@ def test_watched_and_unwatched_agree(name: str, tight: bool) -> None:
         asks = random_asks(rng, 40)
         machine = random_machine(rng, asks, tight)
         watched = run_engine(asks, MAKERS[name](), machine)
-        engine, records = unwatched(asks, MAKERS[name](), machine)
+        ran = run_engine(asks, MAKERS[name](), machine, watched=False)
+        engine, records = ran.engine, ran.records
         seen, unseen = ({k: v for k, v in asdict(e.count).items() if k != "runs"} for e in (watched.engine, engine))
         assert unseen == pytest.approx(seen, abs=1e-6)
         assert (engine.kv.free, engine.kv.host_free) == (machine.kv_blocks, machine.host_kv_blocks)
