@@ -8,9 +8,8 @@ sequence of Views alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from math import inf
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +22,6 @@ NOBODY: Ints = np.empty(0, np.int64)
 NOBODY.flags.writeable = False
 _ROWS: Ints = np.arange(4096)
 _ROWS.flags.writeable = False
-
-
-def _nobody() -> Ints:
-    return NOBODY
 
 
 class Residency:
@@ -64,8 +59,7 @@ class CostModel(Protocol):
         """Seconds to write the KV of `tokens` tokens to the host, on an idle link."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class View:
+class View(NamedTuple):
     """A read-only window on the engine, valid during `plan()` only: copy what you keep.
 
     Arrays have one row per unfinished request, in order of arrival, ids ascending.
@@ -121,7 +115,7 @@ class View:
 
         Rounded to a microsecond, so that engines whose clocks differ in the last bit rank alike.
         """
-        slack: Floats = np.maximum(self.read_until_s - self.now_s, 0.0).round(6)
+        slack: Floats = np.rint(np.maximum(self.read_until_s - self.now_s, 0.0) * 1e6) / 1e6
         return slack
 
     @property
@@ -131,30 +125,31 @@ class View:
 
     def rows(self, ids: Ints) -> Ints:
         """Rows of `ids`; InvalidPlan when one is unknown."""
-        n = len(ids)
-        if n <= len(_ROWS) and n <= len(self.id) and not np.count_nonzero(self.id[:n] != ids):
+        n, known = len(ids), self.id
+        if not n:
+            return NOBODY
+        if n <= len(_ROWS) and n <= len(known) and known[n - 1] == ids[n - 1] and not np.count_nonzero(known[:n] != ids):
             return _ROWS[:n]                            # the earliest, as in any order of arrival
-        rows: Ints = self.id.searchsorted(ids)
-        if len(rows) and (rows.max() >= len(self.id) or np.count_nonzero(self.id[rows] != ids)):
-            raise InvalidPlan("known ids", ids[~np.isin(ids, self.id)].tolist(), "not in the view")
+        rows: Ints = known.searchsorted(ids)
+        if not len(known) or np.count_nonzero(known.take(rows, mode="clip") != ids):
+            raise InvalidPlan("known ids", ids[~np.isin(ids, known)].tolist(), "not in the view")
         return rows
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Plan:
+class Plan(NamedTuple):
     """A standing order: it holds, without the policy being asked again, until an event named in `until`, an
     unfinished chunk, too few blocks (GPU, or host for `store`) for the next decode step, or its own wake-up.
 
     Whoever completes its prefill or lands from the host joins `decode`.
     """
 
-    decode: Ints = field(default_factory=_nobody)       #: ids, ascending, that decode in every step; others pause
+    decode: Ints = NOBODY       #: ids, ascending, that decode in every step; others pause
     prefill: tuple[tuple[int, int], ...] = ()           #: (id, tokens) of the next step, in this order
-    offload: Ints = field(default_factory=_nobody)      #: leave the GPU; blocks are free once the host copy is complete
-    drop: Ints = field(default_factory=_nobody)         #: give up all KV (of a resident or of one on the host); recompute later
-    load: Ints = field(default_factory=_nobody)         #: come back from the host, in this order
-    store: Ints = field(default_factory=_nobody)        #: written through to the host while resident, in this order
-    forget: Ints = field(default_factory=_nobody)       #: residents whose host copy is given up
+    offload: Ints = NOBODY      #: leave the GPU; blocks are free once the host copy is complete
+    drop: Ints = NOBODY         #: give up all KV (of a resident or of one on the host); recompute later
+    load: Ints = NOBODY         #: come back from the host, in this order
+    store: Ints = NOBODY        #: written through to the host while resident, in this order
+    forget: Ints = NOBODY       #: residents whose host copy is given up
     until: int = Event.ANY
     wake_at_s: float = inf                              #: ask again then, even if nothing has happened
     wake_after_steps: int = 0                           #: ask again after so many steps; 0: no such limit
@@ -217,15 +212,17 @@ def check_plan(view: View, plan: Plan) -> None:
     _each(left[decode] == 1, "only the prefilled decode", ids, left[decode])
     tokens, holders = len(decode), int(np.count_nonzero(HOLDS_BLOCKS[at]))
     need, free = len(decode) - int(np.count_nonzero(computed[decode] % bs)), view.free_blocks
-    named = [decode]
+    named, apart = [decode], True       # apart: by where they are, no request can be named twice
     if plan.prefill:
         pairs = np.array(plan.prefill)
         if pairs.dtype.kind != "i":
             raise InvalidPlan("prefill is pairs of whole numbers", "all", list(plan.prefill))
         rows = view.rows(pairs[:, 0])
+        apart = len(set(pairs[:, 0].tolist())) == len(rows)
         for (id, chunk), row in zip(pairs.tolist(), rows.tolist()):
-            home, done = int(at[row]), int(computed[row])
-            if not 0 < chunk <= left[row]:
+            home, done, remains = int(at[row]), int(computed[row]), int(left[row])
+            apart = apart and (home == Residency.NONE or remains > 1)
+            if not 0 < chunk <= remains:
                 raise InvalidPlan("a chunk is part of what remains", [id], [chunk])
             if home > Residency.GPU:
                 raise InvalidPlan("prefill needs its KV on the GPU or none", [id], [home])
@@ -251,14 +248,14 @@ def check_plan(view: View, plan: Plan) -> None:
         written = rows[view.host_tokens[rows] >= computed[rows]]            # the others' blocks are free only once they are
         free, holders = free + int(blocks_for(computed[written], bs).sum()), holders - len(written)
         named.append(rows)
-    if len(named) > 1:
+    if not apart or len(plan.load) or len(plan.drop) or len(plan.offload):
         orders = np.bincount(np.concatenate(named), minlength=len(at))
         _each(orders <= 1, "one order per request", view.id, orders)
     _within(tokens, view.max_step_tokens, "tokens of a step")
     _within(holders, view.max_seqs, "requests that hold GPU blocks")
     _within(need, free, "GPU blocks")
     if len(plan.store) or len(plan.offload) or len(plan.forget):
-        _check_host(view, plan)
+        _check_host(view, plan, decode)
     if plan.until & ~Event.ANY:
         raise InvalidPlan("until is flags of Event", "all", plan.until)
     numbers = isinstance(plan.wake_at_s, float | int) and isinstance(plan.wake_after_steps, int | np.integer)
@@ -267,26 +264,26 @@ def check_plan(view: View, plan: Plan) -> None:
         raise InvalidPlan("wake in the future", "all", wakes)
 
 
-def _check_host(view: View, plan: Plan) -> None:
+def _check_host(view: View, plan: Plan, decode: Ints) -> None:
     """Copies are made of residents that stay or are offloaded, and fit the host pool for at least one step."""
     store, offload, forget, drop = (view.rows(ids) for ids in (plan.store, plan.offload, plan.forget, plan.drop))
-    at = view.residency
-    coming = at == Residency.LOADING
+    at, bs = view.residency, view.block_size
+    coming = (at == Residency.GPU) | (at == Residency.LOADING)
     coming[view.rows(plan.load)] = True
-    coming |= at == Residency.GPU
     _each(coming[store], "only residents, and who comes back, are written through", plan.store, at[store])
     _each(at[forget] == Residency.GPU, "only residents' copies are forgotten", plan.forget, at[forget])
     orders = np.bincount(np.concatenate((store, offload, forget, drop)), minlength=len(at))
     _each(orders <= 1, "store, offload, forget and drop exclude each other", view.id, orders)
-    held = host_blocks_held(view)
-    after = view.computed_tokens.copy()
-    after[view.rows(plan.decode)] += 1
+    held, after = host_blocks_held(view), view.computed_tokens.copy()
+    after[decode] += 1
     if plan.prefill:
         ids, chunk = np.array(plan.prefill, np.int64).T
         after[view.rows(ids)] += chunk
-    need = int((blocks_for(after[store], view.block_size) - held[store]).sum())
-    need += int((blocks_for(view.computed_tokens[offload], view.block_size) - held[offload]).sum())
-    _within(need, view.host_free_blocks + int(held[forget].sum()) + int(held[drop].sum()), "host blocks")
+    need = int((blocks_for(after[store], bs) - held[store]).sum())
+    if len(offload):
+        need += int((blocks_for(view.computed_tokens[offload], bs) - held[offload]).sum())
+    freed = int(held[forget].sum()) + int(held[drop].sum()) if len(forget) or len(drop) else 0
+    _within(need, view.host_free_blocks + freed, "host blocks")
 
 
 def _each(holds: Bools, rule: str, ids: Ints, numbers: npt.NDArray[np.generic]) -> None:

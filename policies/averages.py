@@ -19,6 +19,7 @@ class Averages:
         self.context_tokens = 0.0       #: prompt + half the output, EWMA over finished requests
         self.prefill_share = 0.0        #: EWMA over intervals
         self._prefills: deque[tuple[int, float]] = deque(maxlen=_PREFILLS)
+        self._prefill_token_s = 0.0
         self._steps = self._tokens = 0
         self._prefill_s = self._share_from_s = self._share_s = 0.0
         self._seen: tuple[Ints, Ints, Ints] | None = None
@@ -28,6 +29,8 @@ class Averages:
         if view.prefill_steps > self._steps:
             self._prefills.append((view.prefill_tokens - self._tokens, view.prefill_s - self._prefill_s))
             self._steps, self._tokens, self._prefill_s = view.prefill_steps, view.prefill_tokens, view.prefill_s
+            tokens, seconds = zip(*self._prefills)
+            self._prefill_token_s = sum(seconds) / sum(tokens)
         if self._seen is None:
             self.context_tokens = float((view.prompt_tokens + view.max_tokens / 2).mean())
         else:
@@ -44,7 +47,7 @@ class Averages:
         if not self._prefills:
             tokens = float(view.prompt_tokens.mean())
             return view.cost.step_s(tokens, 0.0, tokens**2 / 2, 1) / tokens
-        return sum(seconds for _, seconds in self._prefills) / sum(tokens for tokens, _ in self._prefills)
+        return self._prefill_token_s
 
     def close_interval(self, view: View, interval_s: float) -> None:
         """Bring the share of prefill up to now; longer pauses count as several intervals."""

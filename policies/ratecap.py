@@ -6,7 +6,7 @@ reaches as well is no merit of buffer-aware scheduling. Beyond capacity it holds
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import ceil, inf
 
 import numpy as np
@@ -35,10 +35,10 @@ class RateCap(SGLang):
         if plan.prefill:                            # the next question comes with its end
             return plan
         if len(plan.drop) and not len(plan.decode):
-            return replace(plan, wake_at_s=float(np.nextafter(view.now_s, inf)))
+            return plan._replace(wake_at_s=float(np.nextafter(view.now_s, inf)))
         steps = self._steps_to_cap(view, view.rows(plan.decode))
-        return replace(plan, wake_at_s=self._resumption_s(view, capped),
-                       wake_after_steps=min(steps, plan.wake_after_steps) if plan.wake_after_steps else steps)
+        return plan._replace(wake_at_s=self._resumption_s(view, capped),
+                             wake_after_steps=min(steps, plan.wake_after_steps) if plan.wake_after_steps else steps)
 
     def _cap(self, view: View) -> Ints:
         """Rows that are capped from now on."""

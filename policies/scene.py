@@ -163,9 +163,11 @@ class Scene:
         rows = self.staying(np.concatenate((self.ready, self.midway, landing, np.array(self.load, np.int64))))
         rows = np.setdiff1d(rows, forget) if len(forget) else rows
         rows = rows[np.argsort(-(self.slack_s * view.consumption_rate)[rows], kind="stable")]
-        held = self.held
-        room = view.host_free_blocks + int(held[forget].sum()) + int(held[self.give_up].sum())
-        room -= int((self.blocks[leave] - held[leave]).sum())
+        held, room = self.held, view.host_free_blocks
+        if len(forget) or self.give_up:
+            room += int(held[forget].sum()) + int(held[self.give_up].sum())
+        if len(leave):
+            room -= int((self.blocks[leave] - held[leave]).sum())
         after = self.blocks[rows] + 1       # room for the tokens of at least the next step
         for row, tokens in self.prefill:
             after[rows == row] += -(-tokens // view.block_size)

@@ -71,9 +71,12 @@ class SGLang:
 
     def plan(self, view: View) -> Plan:
         running = (view.residency == Residency.GPU).nonzero()[0]
-        waiting = self._queue(view)
+        waiting = (view.residency == Residency.NONE).nonzero()[0]
         self._observe(view, running, waiting)
-        batch = Batch(running, self._speakers(view, running), waiting, view.free_blocks, view.max_seqs - len(running))
+        speakers = self._speakers(view, running)
+        if not self._full or not len(speakers) or self._cut >= 0:       # else nobody is admitted, in whatever order
+            waiting = self._queue(view, waiting)
+        batch = Batch(running, speakers, waiting, view.free_blocks, view.max_seqs - len(running))
         prefill = self._next_prefill(view, batch)
         if prefill:
             self._remember(view, running, prefill)
@@ -81,7 +84,9 @@ class SGLang:
         stay, gone = batch.speakers, NOBODY
         if _next_blocks(view, stay) > view.free_blocks:
             kept, gone = self._retract(view, running, view.free_blocks)
-            stay = np.intersect1d(stay, kept)
+            stays = np.zeros(len(view.id), np.bool_)
+            stays[kept] = True
+            stay = stay[stays[stay]]
         again = not self._full and len(waiting) + len(gone) > 0
         self._remember(view, running, (), len(gone))
         return Plan(decode=view.id[stay], drop=view.id[gone], wake_after_steps=int(again),
@@ -129,14 +134,14 @@ class SGLang:
         new = int(np.count_nonzero(view.residency[view.rows(ids)] == Residency.NONE))
         self._running, self._prefilled = len(running) + new - gone, len(prefill) > 0
 
-    def _queue(self, view: View) -> Ints:
-        """Rows that wait: by the time they joined the queue, the retracted ones when they were retracted."""
-        waiting: Ints = (view.residency == Residency.NONE).nonzero()[0]
-        again = view.preemptions[waiting] > 0
-        if not again.any():
+    def _queue(self, view: View, waiting: Ints) -> Ints:
+        """These rows by the time they joined the queue, the retracted ones when they were retracted."""
+        again = (view.preemptions[waiting] > 0).nonzero()[0]
+        if not len(again):
             return waiting
-        since = np.where(again, view.moved_s[waiting], view.arrival_s[waiting])
-        turn = np.where(again, [self._turn.get(id, -1) for id in view.id[waiting].tolist()], -1)
+        since, turn, retracted = view.arrival_s[waiting], np.full(len(waiting), -1), waiting[again]
+        since[again] = view.moved_s[retracted]
+        turn[again] = [self._turn.get(id, -1) for id in view.id[retracted].tolist()]
         queue: Ints = waiting[np.lexsort((turn, since))]
         return queue
 

@@ -144,7 +144,8 @@ class TokenFlow:
             return []
         view, members = scene.view, scene.admitted
         demand = view.prompt_tokens + view.max_tokens
-        tokens, rates, count = int(demand[members].sum()), float(view.consumption_rate[members].sum()), int(members.sum())
+        tokens, rates = int(demand[members].sum()), float(view.consumption_rate[members].sum())
+        count = len(members) - len(scene.waiting)
         pool = self.overcommit * (self.fill * view.total_blocks + view.host_total_blocks) * view.block_size
         most = self._paper_limit(scene) if self.working_set == "paper" else inf
         reserve = len(scene.ready) + len(scene.midway)
@@ -214,7 +215,7 @@ class TokenFlow:
             return True
         if not self.overlap and scene.loading:
             return False
-        if scene.host_room < scene.leaving_blocks + int(scene.blocks[rows].sum()):
+        if scene.host_room < scene.leaving_blocks + sum(scene.blocks[rows].tolist()):
             return False
         for row in rows:
             scene.evict(row)
@@ -331,9 +332,9 @@ class TokenFlow:
         view = scene.view
         going = sum(int(scene.blocks[row]) for row in scene.leave + scene.give_up)
         target = scene.short + len(scene.ready)
-        rows = ascending(scene.staying(scene.ready), utility).tolist()
-        old = [row for row in rows if view.now_s - view.moved_s[row] >= self.interval_s]
-        order = old + [row for row in rows if row not in set(old)] + scene.midway[::-1].tolist()
+        rows = ascending(scene.staying(scene.ready), utility)
+        young = view.now_s - view.moved_s[rows] < self.interval_s
+        order = np.concatenate((rows[~young], rows[young], scene.midway[::-1])).tolist()
         going += scene.evicting_blocks
         while going < target and len(order) > 1:
             row = order.pop(0)

@@ -198,7 +198,7 @@ def _last_of_the_instant(m: Moment) -> str:
 def _view(m: Moment) -> str:
     v, q, kv = m.view, m.engine.requests, m.engine.kv
     assert v is not None
-    for name in ("read_until_s", *(f.name for f in fields(View))):
+    for name in ("read_until_s", *View._fields):
         value = getattr(v, name)
         if isinstance(value, np.ndarray):
             if value.flags.writeable:

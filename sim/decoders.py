@@ -21,6 +21,7 @@ class Decoders:
     def __init__(self, requests: Requests, clock: StepClock, kv: KVCache) -> None:
         self._requests, self._clock, self._kv = requests, clock, kv
         self.rows: Ints = NOBODY            #: ascending
+        self._at: Ints | slice = NOBODY     # the same; a slice, which is read without a copy, where there are no gaps
         self.kv_tokens = 0                  #: their KV together
         self.to_finish = 0                  #: steps until the first of them is done
         self._settled_at = 0                # step of the clock
@@ -58,14 +59,14 @@ class Decoders:
         if steps == self._settled_at or not len(self.rows):
             self._settled_at = steps
             return
-        q, rows = self._requests, self.rows
-        new = steps - q.settled[rows]
-        before = q.computed_tokens[rows]
+        q, at = self._requests, self._at
+        new = steps - q.settled[at]
+        before = q.computed_tokens[at]
         after = before + new
         self._kv.free -= self._kv.more_blocks(before, after)
-        q.computed_tokens[rows] = after
-        q.output_tokens[rows] += new
-        q.settled[rows] = steps
+        q.computed_tokens[at] = after
+        q.output_tokens[at] += new
+        q.settled[at] = steps
         self._settled_at = steps
 
     def settle_readers(self) -> None:
@@ -91,7 +92,9 @@ class Decoders:
             left = int(q.final_tokens[row]) - int(q.output_tokens[row])
             self.to_finish = min(self.to_finish, left) if self.kv_tokens else left
             self.kv_tokens += int(q.computed_tokens[row])
-        self.rows = np.sort(np.concatenate((self.rows, rows)))
+        together = np.concatenate((self.rows, rows))
+        together.sort()
+        self._hold(together)
 
     def become(self, rows: Ints) -> None:
         """These decode from now on, and nobody else. All are settled."""
@@ -108,7 +111,7 @@ class Decoders:
         if len(came):
             self._clock.join(q, came)
             q.settled[came] = q.read_at[came] = self._clock.steps
-        self.rows = rows
+        self._hold(rows)
         self._measure()
 
     def done(self) -> Ints:
@@ -119,10 +122,15 @@ class Decoders:
 
     def shift(self, keep: np.ndarray[tuple[int], np.dtype[np.bool_]], now_at: Ints) -> None:
         """Rows were removed: who is left, and where each is now."""
-        self.rows = now_at[self.rows[keep[self.rows]]]
+        self._hold(now_at[self.rows[keep[self.rows]]])
         self._measure()
 
+    def _hold(self, rows: Ints) -> None:
+        self.rows = self._at = rows
+        if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
+            self._at = slice(int(rows[0]), int(rows[-1]) + 1)
+
     def _measure(self) -> None:
-        q, rows = self._requests, self.rows
-        self.kv_tokens = int(q.computed_tokens[rows].sum())
-        self.to_finish = int((q.final_tokens[rows] - q.output_tokens[rows]).min()) if len(rows) else 0
+        q, at = self._requests, self._at
+        self.kv_tokens = int(q.computed_tokens[at].sum())
+        self.to_finish = int((q.final_tokens[at] - q.output_tokens[at]).min()) if len(self.rows) else 0

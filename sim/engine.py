@@ -87,6 +87,7 @@ class Engine:
         self.decoders = Decoders(self.requests, self.clock, self.kv)
         self.copies = HostCopies(self.requests, self.clock, self.kv, self.decoders, self.write_through)
         self.landed: list[int] = []                 # ids that join the decoders at the next step
+        self._fit = 0                               # decode steps that fit, found when the plan was looked at last
         self.loading = self.evicting = 0
         self._finished = finished
         self._asleep: simpy.Event | None = None
@@ -108,7 +109,7 @@ class Engine:
             if run is None:
                 yield self._sleep()
             else:
-                yield env.timeout(run.ends_s[-1] - env.now)
+                yield env.timeout(float(run.ends_s[-1]) - env.now)
                 self._complete(run)
 
     def note(self, event: int) -> None:
@@ -124,7 +125,8 @@ class Engine:
             return False
         if plan.wake_after_steps and self.steps_to_wake <= 0:
             return False
-        return not self.decoders.n or self._steps_that_fit() > 0
+        self._fit = self._steps_that_fit() if self.decoders.n else 0
+        return not self.decoders.n or self._fit > 0
 
     def settle(self) -> None:
         """Bring every row up to date; in between, those who decode are behind by the same steps."""
@@ -188,6 +190,7 @@ class Engine:
             self.decoders.settle_readers()
             self.watch.decided(self, view, plan)
         self.plan, self.prefill, self.steps_to_wake, self.chunk_unfinished = plan, plan.prefill, plan.wake_after_steps, False
+        self._fit = 0
         self._apply(plan)
 
     def _apply(self, plan: Plan) -> None:
@@ -302,7 +305,7 @@ class Engine:
 
     def _most_steps(self) -> int:
         """Decode steps until the first request finishes, blocks run out, or the plan wants to be asked."""
-        most = min(self._steps_that_fit(), self.decoders.to_finish)
+        most = min(self._fit or self._steps_that_fit(), self.decoders.to_finish)
         if self.plan.wake_after_steps:
             most = min(most, self.steps_to_wake)
         if self.copies.n and not self.write_through.exact:
@@ -312,17 +315,17 @@ class Engine:
     def _prefill_run(self) -> Run:
         q, decoders, now = self.requests, self.decoders, self.env.now
         rows = q.rows(np.array([id for id, _ in self.prefill], np.int64))
-        whole, pairs = [], 0.0
+        whole, computed, pairs = [], decoders.n, 0.0
         for row, (_, tokens) in zip(rows.tolist(), self.prefill):
             done = int(q.computed_tokens[row])
-            pairs += tokens * (done + tokens / 2)
+            computed, pairs = computed + tokens, pairs + tokens * (done + tokens / 2)
             if q.residency[row] != Residency.GPU:
                 q.residency[row], q.moved_s[row] = Residency.GPU, now
             if done + tokens == q.prompt_tokens[row] + q.output_tokens[row]:
                 whole.append(row)
         chunk = np.array([tokens for _, tokens in self.prefill], np.int64)
         seqs = decoders.n + len(rows)
-        end_s = now + self.machine.latency.step_s(decoders.n + int(chunk.sum()), float(decoders.kv_tokens), pairs, seqs)
+        end_s = now + self.machine.latency.step_s(computed, float(decoders.kv_tokens), pairs, seqs)
         return Run(now, np.array([end_s]), decoders.rows, rows, chunk, np.array(whole, np.int64))
 
     def _write_through(self, run: Run) -> None:
@@ -410,7 +413,7 @@ class Engine:
             self._finished(rows, now_s)
         for row in rows:
             self.kv.unseat(row)
-        copied = self.copies.n > 0 or (self.kv.host_total > 0 and q.host_tokens[rows].any())
+        copied = self.copies.n > 0 or (self.kv.host_total > 0 and np.count_nonzero(q.host_tokens[rows]) > 0)
         keep, now_at = q.remove(rows)
         self.decoders.shift(keep, now_at)
         if copied:

@@ -20,7 +20,8 @@ class KVCache:
 
     def more_blocks(self, before: Ints, after: Ints) -> int:
         """Blocks that requests need more after growing from so many tokens to so many."""
-        return int((blocks_for(after, self.block_size) - blocks_for(before, self.block_size)).sum())
+        bs = self.block_size
+        return int(((after - 1) // bs - (before - 1) // bs).sum())
 
     def seat(self, row: int) -> None:
         self.free -= self.blocks(row)

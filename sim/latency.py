@@ -51,10 +51,8 @@ class LatencyModel:
 
         `kv_tokens` is their context before the first; it grows by `seqs` a step. Summed one after the other, as a clock does.
         """
-        ends = np.empty(steps + 1)
-        ends[0] = start_s
-        count = _COUNT[:steps] if steps <= len(_COUNT) else np.arange(float(steps))
-        np.multiply(count, self.kv_token_s * seqs, out=ends[1:])
-        ends[1:] += self.step_s(seqs, kv_tokens, 0.0, seqs)
-        summed: Floats = ends.cumsum()[1:]
-        return summed
+        took: Floats = (_COUNT[:steps] if steps <= len(_COUNT) else np.arange(float(steps))) * (self.kv_token_s * seqs)
+        took += self.step_s(seqs, kv_tokens, 0.0, seqs)
+        took[0] += start_s
+        ends: Floats = took.cumsum()
+        return ends

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import inspect
 from collections import Counter
-from dataclasses import fields, replace
 from itertools import chain
 from math import inf, nan
 from typing import Any
@@ -36,10 +35,10 @@ def view(rows: list[tuple[int, int, int, int, float]], **scalars: Any) -> View:
                "consumption_rate": np.full(n, 20.0), "readers": lambda: np.full(n, 9.0), "preemptions": np.zeros(n, np.int64),
                "moved_s": np.zeros(n), "priority": np.ones(n), "ttft_slo_s": np.full(n, nan), "tpot_slo_s": np.full(n, nan),
                "reader": np.ones(n, np.int64)}
-    numbers = {f.name: 0 for f in fields(View)} | {"now_s": 8.0, "free_blocks": 20, "host_free_blocks": 20, "block_size": BS,
+    numbers = dict.fromkeys(View._fields, 0) | {"now_s": 8.0, "free_blocks": 20, "host_free_blocks": 20, "block_size": BS,
                                                    "max_seqs": 64, "max_step_tokens": 256, "cost": Beliefs(machine(latency=FAST))}
     v = View(**(numbers | columns | scalars))
-    return replace(v, total_blocks=held + v.free_blocks, host_total_blocks=copies + v.host_free_blocks)
+    return v._replace(total_blocks=held + v.free_blocks, host_total_blocks=copies + v.host_free_blocks)
 
 
 #: a decoder with 15 tokens of KV, one at the end of its block and half copied, a half-done prompt, a newcomer, one on the host,

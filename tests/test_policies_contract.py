@@ -55,7 +55,7 @@ class Recorder:
     def plan(self, view: View) -> Plan:
         before = contents(view)
         until_s = view.read_until_s.copy()
-        seen = replace(view, readers=lambda: until_s, **{name: getattr(view, name).copy() for name in arrays(view)})
+        seen = view._replace(readers=lambda: until_s, **{name: getattr(view, name).copy() for name in arrays(view)})
         plan = self.inner.plan(view)
         assert contents(view) == before, "plan() changed its view"
         self.views.append(seen)
@@ -64,16 +64,16 @@ class Recorder:
 
 
 def arrays(view: View) -> list[str]:
-    return [f.name for f in fields(View) if isinstance(getattr(view, f.name), np.ndarray)]
+    return [name for name in View._fields if isinstance(getattr(view, name), np.ndarray)]
 
 
 def contents(view: View) -> list[object]:
-    values = [view.read_until_s, *(getattr(view, f.name) for f in fields(View) if f.name != "readers")]
+    values = [view.read_until_s, *(getattr(view, name) for name in View._fields if name != "readers")]
     return [value.tobytes() if isinstance(value, np.ndarray) else value for value in values]
 
 
 def orders(plan: Plan) -> list[object]:
-    values = [getattr(plan, f.name) for f in fields(Plan)]
+    values = list(plan)
     return [value.tolist() if isinstance(value, np.ndarray) else value for value in values]
 
 
