@@ -193,10 +193,10 @@ def decode_steps_that_fit(computed: Ints, free_blocks: int, block_size: int) -> 
     return int(taken.searchsorted(rest, side="right"))
 
 
-def host_blocks_held(view: View) -> Ints:
-    """Host blocks each request holds while nothing is being written through, shape (n,)."""
-    away = view.residency >= Residency.HOST
-    kept = np.where(away, view.computed_tokens, np.ceil(view.host_tokens).astype(np.int64))
+def host_blocks_held(view: View, rows: Ints | slice = slice(None)) -> Ints:
+    """Host blocks that these requests hold while nothing is being written through, one number each; by default all."""
+    away = view.residency[rows] >= Residency.HOST
+    kept = np.where(away, view.computed_tokens[rows], np.ceil(view.host_tokens[rows]).astype(np.int64))
     return blocks_for(kept, view.block_size)
 
 
@@ -207,6 +207,7 @@ def check_plan(view: View, plan: Plan) -> None:
             raise InvalidPlan("orders are arrays of whole numbers", "all", repr(orders))
     at, computed, left, bs = view.residency, view.computed_tokens, view.remaining_tokens, view.block_size
     ids, decode = plan.decode, view.rows(plan.decode)
+    load, drop, offload = view.rows(plan.load), view.rows(plan.drop), view.rows(plan.offload)
     _each(ids[1:] > ids[:-1], "decode lists each request once, ids ascending", ids[1:], ids[:-1])
     _each(at[decode] == Residency.GPU, "only residents decode", ids, at[decode])
     _each(left[decode] == 1, "only the prefilled decode", ids, left[decode])
@@ -230,32 +231,30 @@ def check_plan(view: View, plan: Plan) -> None:
             holders += home == Residency.NONE
             tokens += chunk
         named.append(rows)
-    if len(plan.load):
-        rows = view.rows(plan.load)
-        _each(at[rows] == Residency.HOST, "only KV on the host is loaded", plan.load, at[rows])
-        need, holders = need + int(blocks_for(computed[rows], bs).sum()), holders + len(rows)
-        named.append(rows)
-    if len(plan.drop):
-        rows = view.rows(plan.drop)
-        settled = (at[rows] == Residency.GPU) | (at[rows] == Residency.HOST)
-        _each(settled, "only KV on the GPU or the host is dropped", plan.drop, at[rows])
-        here = rows[at[rows] == Residency.GPU]
+    if len(load):
+        _each(at[load] == Residency.HOST, "only KV on the host is loaded", plan.load, at[load])
+        need, holders = need + int(blocks_for(computed[load], bs).sum()), holders + len(load)
+        named.append(load)
+    if len(drop):
+        settled = (at[drop] == Residency.GPU) | (at[drop] == Residency.HOST)
+        _each(settled, "only KV on the GPU or the host is dropped", plan.drop, at[drop])
+        here = drop[at[drop] == Residency.GPU]
         free, holders = free + int(blocks_for(computed[here], bs).sum()), holders - len(here)
-        named.append(rows)
-    if len(plan.offload):
-        rows = view.rows(plan.offload)
-        _each((at[rows] == Residency.GPU) & (computed[rows] > 0), "only residents with KV are offloaded", plan.offload, at[rows])
-        written = rows[view.host_tokens[rows] >= computed[rows]]            # the others' blocks are free only once they are
+        named.append(drop)
+    if len(offload):
+        stays = (at[offload] == Residency.GPU) & (computed[offload] > 0)
+        _each(stays, "only residents with KV are offloaded", plan.offload, at[offload])
+        written = offload[view.host_tokens[offload] >= computed[offload]]   # the others' blocks are free only once they are
         free, holders = free + int(blocks_for(computed[written], bs).sum()), holders - len(written)
-        named.append(rows)
-    if not apart or len(plan.load) or len(plan.drop) or len(plan.offload):
+        named.append(offload)
+    if not apart or len(named) > 1 + bool(plan.prefill):
         orders = np.bincount(np.concatenate(named), minlength=len(at))
         _each(orders <= 1, "one order per request", view.id, orders)
     _within(tokens, view.max_step_tokens, "tokens of a step")
     _within(holders, view.max_seqs, "requests that hold GPU blocks")
     _within(need, free, "GPU blocks")
     if len(plan.store) or len(plan.offload) or len(plan.forget):
-        _check_host(view, plan, decode)
+        _check_host(view, plan, decode, load, drop, offload)
     if plan.until & ~Event.ANY:
         raise InvalidPlan("until is flags of Event", "all", plan.until)
     numbers = isinstance(plan.wake_at_s, float | int) and isinstance(plan.wake_after_steps, int | np.integer)
@@ -264,30 +263,30 @@ def check_plan(view: View, plan: Plan) -> None:
         raise InvalidPlan("wake in the future", "all", wakes)
 
 
-def _check_host(view: View, plan: Plan, decode: Ints) -> None:
+def _check_host(view: View, plan: Plan, decode: Ints, load: Ints, drop: Ints, offload: Ints) -> None:
     """Copies are made of residents that stay or are offloaded, and fit the host pool for at least one step."""
-    store, offload, forget, drop = (view.rows(ids) for ids in (plan.store, plan.offload, plan.forget, plan.drop))
+    store, forget = view.rows(plan.store), view.rows(plan.forget)
     at, bs = view.residency, view.block_size
     coming = (at == Residency.GPU) | (at == Residency.LOADING)
-    coming[view.rows(plan.load)] = True
+    coming[load] = True
     _each(coming[store], "only residents, and who comes back, are written through", plan.store, at[store])
     _each(at[forget] == Residency.GPU, "only residents' copies are forgotten", plan.forget, at[forget])
     orders = np.bincount(np.concatenate((store, offload, forget, drop)), minlength=len(at))
     _each(orders <= 1, "store, offload, forget and drop exclude each other", view.id, orders)
-    held, after = host_blocks_held(view), view.computed_tokens.copy()
+    after = view.computed_tokens.copy()
     after[decode] += 1
     if plan.prefill:
         ids, chunk = np.array(plan.prefill, np.int64).T
         after[view.rows(ids)] += chunk
-    need = int((blocks_for(after[store], bs) - held[store]).sum())
+    need = int((blocks_for(after[store], bs) - host_blocks_held(view, store)).sum())
     if len(offload):
-        need += int((blocks_for(view.computed_tokens[offload], bs) - held[offload]).sum())
-    freed = int(held[forget].sum()) + int(held[drop].sum()) if len(forget) or len(drop) else 0
+        need += int((blocks_for(after[offload], bs) - host_blocks_held(view, offload)).sum())
+    freed = sum(int(host_blocks_held(view, rows).sum()) for rows in (forget, drop) if len(rows))
     _within(need, view.host_free_blocks + freed, "host blocks")
 
 
 def _each(holds: Bools, rule: str, ids: Ints, numbers: npt.NDArray[np.generic]) -> None:
-    if np.count_nonzero(holds) < len(holds):
+    if len(holds) and not holds[holds.argmin()]:
         raise InvalidPlan(rule, ids[~holds].tolist(), numbers[~holds].tolist())
 
 

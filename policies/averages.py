@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 
-import numpy as np
-
 from .api import Ints, View
 
 _OLD = 0.9          # weight of the past in every moving average (TokenFlow's public code: 0.9 and 0.1)
@@ -36,8 +34,9 @@ class Averages:
         else:
             ids, prompt, output = self._seen
             last = ids[-1] if len(ids) else -1
-            if len(ids) > int(view.id.searchsorted(last, side="right")):       # fewer of them are left
-                gone = ~np.isin(ids, view.id)
+            same = len(view.id) == len(ids) and len(ids) and view.id[-1] == last
+            if not same and len(ids) > int(view.id.searchsorted(last, side="right")):       # fewer of them are left
+                gone = view.id.take(view.id.searchsorted(ids), mode="clip") != ids
                 for context in (prompt[gone] + output[gone] / 2).tolist():
                     self.context_tokens = _OLD * self.context_tokens + (1 - _OLD) * context
         self._seen = view.id.copy(), view.prompt_tokens.copy(), view.output_tokens.copy()

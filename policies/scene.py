@@ -16,19 +16,19 @@ class Scene:
         self.view, at = view, view.residency
         self.left, self.slack_s = view.remaining_tokens, view.slack_s
         self.blocks = blocks_for(view.computed_tokens, view.block_size)
-        here = at == Residency.GPU
-        self.ready = (here & (self.left == 1)).nonzero()[0]
-        self.midway = (here & (self.left > 1)).nonzero()[0]
-        none = at == Residency.NONE
-        new = none & (view.preemptions == 0) & (view.output_tokens == 0)
-        self.waiting = new.nonzero()[0]                         #: never admitted
-        self.dropped = (none & ~new).nonzero()[0]               #: admitted, without KV
+        here, nowhere = (at == Residency.GPU).nonzero()[0], (at == Residency.NONE).nonzero()[0]
+        whole = self.left[here] == 1
+        self.ready, self.midway = here[whole], here[~whole]
+        new = (view.preemptions[nowhere] == 0) & (view.output_tokens[nowhere] == 0)
+        self.waiting = nowhere[new]                             #: never admitted
+        self.dropped = nowhere[~new]                            #: admitted, without KV
+        self.admitted = np.ones(len(at), np.bool_)              #: the working set W, marks of shape (n,)
+        self.admitted[self.waiting] = False
         self.away = (at == Residency.HOST).nonzero()[0]
-        leaving, landing = at == Residency.EVICTING, at == Residency.LOADING
-        self.evicting, self.loading = int(np.count_nonzero(leaving)), int(np.count_nonzero(landing))
-        self.evicting_blocks = int(self.blocks[leaving].sum()) if self.evicting else 0
-        self.landing_blocks = int(self.blocks[landing].sum()) if self.loading else 0
-        self.admitted = ~new                                    #: the working set W, marks of shape (n,)
+        self.leaving, self.landing = (at == Residency.EVICTING).nonzero()[0], (at == Residency.LOADING).nonzero()[0]
+        self.evicting, self.loading = len(self.leaving), len(self.landing)
+        self.evicting_blocks = int(self.blocks[self.leaving].sum()) if self.evicting else 0
+        self.landing_blocks = int(self.blocks[self.landing].sum()) if self.loading else 0
         self.takes: Bools = view.computed_tokens % view.block_size == 0     #: the next token needs a new block
         #: blocks that half-done prefills still need
         self.owed = sum(self.whole_blocks(row) - int(self.blocks[row]) for row in self.midway.tolist())
@@ -128,13 +128,13 @@ class Scene:
         leave, forget = self._within_host()
         kept = self._store(decode, leave, forget) if store and view.host_total_blocks else NOBODY
         return Plan(decode=view.id[decode], prefill=tuple((int(view.id[row]), tokens) for row, tokens in self.prefill),
-                    offload=view.id[leave], drop=view.id[np.array(sorted(self.give_up), np.int64)],
-                    load=view.id[np.array(self.load, np.int64)], store=view.id[kept], forget=view.id[forget],
+                    offload=view.id[leave], drop=view.id[_rows(sorted(self.give_up))], load=view.id[_rows(self.load)],
+                    store=view.id[kept], forget=view.id[forget],
                     until=until, wake_at_s=wake_at_s, wake_after_steps=wake_after_steps)
 
     def _within_host(self) -> tuple[Ints, Ints]:
         """Who leaves, and whose copies are given up to make room for them: residents', the largest context first."""
-        leave = np.array(self.leave, np.int64)
+        leave = _rows(self.leave)
         if not len(leave):
             return leave, NOBODY
         held = self.held
@@ -159,10 +159,9 @@ class Scene:
 
     def _store(self, decode: Ints, leave: Ints, forget: Ints) -> Ints:
         view = self.view
-        landing = (view.residency == Residency.LOADING).nonzero()[0] if self.loading else NOBODY
-        rows = self.staying(np.concatenate((self.ready, self.midway, landing, np.array(self.load, np.int64))))
+        rows = self.staying(np.concatenate((self.ready, self.midway, self.landing, _rows(self.load))))
         rows = np.setdiff1d(rows, forget) if len(forget) else rows
-        rows = rows[np.argsort(-(self.slack_s * view.consumption_rate)[rows], kind="stable")]
+        rows = rows[(-self.slack_s[rows] * view.consumption_rate[rows]).argsort(kind="stable")]
         held, room = self.held, view.host_free_blocks
         if len(forget) or self.give_up:
             room += int(held[forget].sum()) + int(held[self.give_up].sum())
@@ -175,6 +174,10 @@ class Scene:
         return rows[fits]
 
 
+def _rows(rows: list[int]) -> Ints:
+    return np.array(rows, np.int64) if rows else NOBODY
+
+
 def ascending(rows: Ints, key: Floats | Ints) -> Ints:
     """`rows` by `key`, ties by arrival."""
-    return rows[np.argsort(key[rows], kind="stable")]
+    return rows[key[rows].argsort(kind="stable")]

@@ -142,10 +142,9 @@ class TokenFlow:
         """Newcomers within both bounds for whom there is room; at a tick also those for whom victims make it."""
         if not len(scene.waiting) or self._overloaded:
             return []
-        view, members = scene.view, scene.admitted
-        demand = view.prompt_tokens + view.max_tokens
+        view, members = scene.view, scene.admitted.nonzero()[0]
+        demand, count = view.prompt_tokens + view.max_tokens, len(members)
         tokens, rates = int(demand[members].sum()), float(view.consumption_rate[members].sum())
-        count = len(members) - len(scene.waiting)
         pool = self.overcommit * (self.fill * view.total_blocks + view.host_total_blocks) * view.block_size
         most = self._paper_limit(scene) if self.working_set == "paper" else inf
         reserve = len(scene.ready) + len(scene.midway)

@@ -211,9 +211,10 @@ class Engine:
 
     def _join_landed(self) -> None:
         q = self.requests
-        rows = q.rows(np.array(self.landed, np.int64))
+        ready = [row for row in map(q.row, self.landed) if q.joined[row] < 0
+                 and q.prompt_tokens[row] + q.output_tokens[row] - q.computed_tokens[row] == 1]
+        rows = np.array(ready, np.int64)
         self.landed.clear()
-        rows = rows[(q.prompt_tokens[rows] + q.output_tokens[rows] - q.computed_tokens[rows] == 1) & (q.joined[rows] < 0)]
         if len(rows):
             self.decoders.join(rows)
             self.copies.joined(rows)

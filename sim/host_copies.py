@@ -109,7 +109,8 @@ class HostCopies:
     def joined(self, rows: Ints) -> None:
         """Some requests decode from now on; those that are written through have nothing unwritten."""
         if len(self.rows):
-            self._growing += int(np.count_nonzero(self._marked[rows[rows < len(self._marked)]]))
+            marked = self._marked
+            self._growing += sum(row < len(marked) and bool(marked[row]) for row in rows.tolist())
 
     def shift(self, keep: np.ndarray[tuple[int], np.dtype[np.bool_]], now_at: Ints) -> None:
         """Rows were removed: who is left, and where each is now. Everything is settled."""
