@@ -65,8 +65,8 @@ def _models() -> Table:
         "Any other: --model CONFIG.json, a Hugging Face config, with scaled step times: estimated"))
     for name in list_models():
         model = load_model(name)
-        table.add_row(name, f"{model.parameters / 1e9:.1f} G", f"{model.weight_bytes / 1e9:.1f} GB", f"{model.kv_token_bytes:,} bytes",
-                      _step_times_on(name))
+        table.add_row(name, f"{model.parameters / 1e9:.1f} G", f"{model.weight_bytes / 1e9:.1f} GB",
+                      f"{model.kv_token_bytes:,} bytes", _step_times_on(name))
     return table
 
 
@@ -77,7 +77,8 @@ def _step_times_on(model: str) -> str:
         profile = load_hardware(name)
         status = _first_clause(step_times(profile, model)[1].status) if fits(profile, model) else "too large"
         found.setdefault(status, []).append(name)
-    return "\n".join(f"{status}: {', '.join(found[status])}" for status in sorted(found, key=lambda status: (status != "fitted", status)))
+    order = sorted(found, key=lambda status: (status != "fitted", status))
+    return "\n".join(f"{status}: {', '.join(found[status])}" for status in order)
 
 
 def _first_clause(status: str) -> str:

@@ -22,7 +22,7 @@ from traces.errors import BadInput
 from .geometry import ModelGeometry
 from .machine import Machine
 from .models import MODELS_FILE, PROFILES, list_models, load_model
-from .scaling import MAPE_PCT, nearest, scaled
+from .scaling import ERROR, nearest, scaled
 from .step_times import StepTimes
 from .strict_json import Count, NotNegative, Positive, Strict, Text, read
 
@@ -130,9 +130,9 @@ def build_machine(
 
     `mem_fraction`: weights + reserve + KV over GPU memory, as vLLM's gpu_memory_utilization and SGLang's
     mem_fraction_static mean it. `kv_tokens` replaces what follows from it: the figure a server logs as "GPU KV cache size",
-    null block included; weights and reserve must fit all the same. `host_kv_tokens`: the host pool, by default twice the usable GPU pool; 0 is no host tier.
-    `link_bytes_per_s`: both directions. `believed_*`: what the policy believes, as multiples of the truth. The rest replaces
-    the profile's own values.
+    null block included; weights and reserve must fit all the same. `host_kv_tokens`: the host pool, by default twice the
+    usable GPU pool; 0 is no host tier. `link_bytes_per_s`: both directions. `believed_*`: what the policy believes, as
+    multiples of the truth. The rest replaces the profile's own values.
     """
     profile = hardware if isinstance(hardware, Hardware) else load_hardware(hardware)
     where = f"{model} on {profile.name}"
@@ -176,7 +176,9 @@ def manifest(hardware: str | Path | Hardware, model: str | Path, *, host_s: floa
     """
     profile = hardware if isinstance(hardware, Hardware) else load_hardware(hardware)
     geometry, times = step_times(profile, model)
-    host, link = profile.host_s, profile.link
+    host, link, reserve = profile.host_s, profile.link, profile.reserve_source
+    if _reserve_bytes(profile, geometry) != profile.reserve_bytes:
+        reserve += f"; scaled by MLP width from {profile.reserve_model}"
     licence = f" ({times.licence})" if times.licence else ""
     said: dict[str, str | float] = {
         "hardware": profile.name,
@@ -188,11 +190,10 @@ def manifest(hardware: str | Path | Hardware, model: str | Path, *, host_s: floa
         "host_s": host.value if host_s is None else host_s,
         "host_s_status": f"{host.status}; range {host.low:g} to {host.high:g} s" if host_s is None else "set by the user",
         "link_status": link.status if link_bytes_per_s is None else "set by the user",
-        "reserve_status": profile.reserve_source + (
-            f"; scaled by MLP width from {profile.reserve_model}" if _reserve_bytes(profile, geometry) != profile.reserve_bytes else ""),
+        "reserve_status": reserve,
     }
     if _is_scaled(profile, model):
-        said["scaling_mape_pct"] = max(MAPE_PCT.values())
+        said["scaling_error"] = ERROR
     if times.fit_error is not None:
         said |= {f"fit_{name}": value for name, value in times.fit_error.model_dump().items() if name != "rows"}
     return said
@@ -208,6 +209,8 @@ def step_times(profile: Hardware, model: str | Path) -> tuple[ModelGeometry, Ste
     if source is None:
         raise BadInput("model", repr(str(model)), f"{profile.name} has step times of no model from which to scale its own")
     status = f"estimated: scaled from {source} on {profile.name} by weight bytes, KV bytes and FLOPs"
+    if profile.models[source].status.startswith("estimated"):
+        status += ", itself an estimate"
     return geometry, scaled(profile.models[source], known[source], geometry, status)
 
 
@@ -247,8 +250,8 @@ def _must_fit(profile: Hardware, geometry: ModelGeometry, taken: float, block: i
     need, memory = _least_bytes(geometry, taken, block), profile.gpu.memory_bytes
     if need > memory:
         raise BadInput("GPU memory", where, (
-            f"weights ({geometry.weight_bytes / 1e9:.1f} GB), reserve ({(taken - geometry.weight_bytes) / 1e9:.1f}) and two KV blocks "
-            f"need {need / 1e9:.1f} of {memory / 1e9:.1f} GB: it does not fit on this GPU at all"))
+            f"weights ({geometry.weight_bytes / 1e9:.1f} GB), reserve ({(taken - geometry.weight_bytes) / 1e9:.1f}) and two KV "
+            f"blocks need {need / 1e9:.1f} of {memory / 1e9:.1f} GB: it does not fit on this GPU at all"))
 
 
 def _least_bytes(geometry: ModelGeometry, taken: float, block: int) -> float:
@@ -267,8 +270,9 @@ def _pool_blocks(profile: Hardware, geometry: ModelGeometry, taken: float, mem_f
     need = _least_bytes(geometry, taken, block)
     smallest = ceil(need / memory * 1e4) / 1e4
     raise BadInput("mem_fraction", where, (
-        f"{mem_fraction} of {memory} bytes of GPU memory is {mem_fraction * memory:.0f}, but weights ({geometry.weight_bytes}), reserve "
-        f"({taken - geometry.weight_bytes:.0f}) and two KV blocks need {need:.0f}; the smallest fraction that works is {smallest}"))
+        f"{mem_fraction} of {memory} bytes is {mem_fraction * memory:.0f}, but weights ({geometry.weight_bytes}), reserve "
+        f"({taken - geometry.weight_bytes:.0f}) and two KV blocks need {need:.0f} bytes; "
+        f"the smallest fraction that works is {smallest}"))
 
 
 def _given_blocks(kv_tokens: int, block: int, where: str) -> int:

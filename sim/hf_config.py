@@ -50,11 +50,11 @@ class _Config(BaseModel):
 
     @model_validator(mode="after")
     def _divides(self) -> _Config:
-        if self.num_attention_heads % self.kv_heads:
-            raise ValueError(f"num_attention_heads {self.num_attention_heads} is no multiple of num_key_value_heads {self.kv_heads}")
-        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}, "
-                             "and head_dim is missing")
+        heads = self.num_attention_heads
+        if heads % self.kv_heads:
+            raise ValueError(f"num_attention_heads {heads} is no multiple of num_key_value_heads {self.kv_heads}")
+        if self.head_dim is None and self.hidden_size % heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {heads}; give head_dim")
         return self
 
     @property

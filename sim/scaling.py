@@ -2,7 +2,7 @@
 
 | coefficient | is scaled by | because |
 |---|---|---|
-| weights_s | bytes of weights a decode step reads, beside `LAYER_S` per layer | one part waits for memory, one for kernels to start |
+| weights_s | bytes of weights a decode step reads, beside `LAYER_S` per layer | it waits for memory, and for kernels to start |
 | token_s | parameters that are multiplied, the output head's included | two FLOPs each per token |
 | kv_token_s | KV bytes per token | decode attention waits for memory |
 | pair_s | layers x heads x head size | FLOPs per query-key pair; grouped KV heads save none |
@@ -27,6 +27,8 @@ LAYER_S = 42e-6
 #: mean |scaled / fitted - 1| from Llama-3-8B to these, H200, one prompt of 128 to 8,192 tokens or 1 to 256 requests that decode
 #: on contexts of 256 to 2,048. The H200 gave `LAYER_S` too; on an L40S, which did not, it is 1.5 % for Qwen2.5-7B
 MAPE_PCT = {"qwen2.5-7b": 1.7, "qwen2.5-32b": 3.1}
+ERROR = (f"mean {' and '.join(map(str, MAPE_PCT.values()))} % where it is known: from llama3-8b on h200 to "
+         f"{' and '.join(MAPE_PCT)}; unchecked here")
 
 
 def nearest(models: Mapping[str, ModelGeometry], target: ModelGeometry) -> str | None:

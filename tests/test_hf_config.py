@@ -30,8 +30,9 @@ QWEN25_7B = QWEN25_32B | {"hidden_size": 3584, "intermediate_size": 18944, "max_
 QWEN25_HALF_B = QWEN25_32B | {"hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14, "num_hidden_layers": 24,
                               "num_key_value_heads": 2, "tie_word_embeddings": True, "vocab_size": 151936}
 QWEN3_8B = {
-    "architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "head_dim": 128, "hidden_size": 4096, "intermediate_size": 12288,
-    "max_position_embeddings": 40960, "num_attention_heads": 32, "num_hidden_layers": 36, "num_key_value_heads": 8,
+    "architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "head_dim": 128, "hidden_size": 4096,
+    "intermediate_size": 12288, "max_position_embeddings": 40960, "num_attention_heads": 32, "num_hidden_layers": 36,
+    "num_key_value_heads": 8,
     "sliding_window": None, "tie_word_embeddings": False, "torch_dtype": "bfloat16", "use_sliding_window": False,
     "vocab_size": 151936,
 }
@@ -40,8 +41,8 @@ MISTRAL_7B = {
     "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8, "sliding_window": None,
     "tie_word_embeddings": False, "torch_dtype": "bfloat16", "vocab_size": 32768,
 }
-LLAMA2_7B = LLAMA | {"intermediate_size": 11008, "max_position_embeddings": 4096, "num_key_value_heads": 32, "torch_dtype": "float16",
-                     "vocab_size": 32000}
+LLAMA2_7B = LLAMA | {"intermediate_size": 11008, "max_position_embeddings": 4096, "num_key_value_heads": 32,
+                     "torch_dtype": "float16", "vocab_size": 32000}
 
 
 @pytest.fixture
@@ -137,8 +138,8 @@ def test_a_config_of_a_known_models_shapes_has_its_step_times(write: Any) -> Non
     ({"architectures": ...}, "architectures: missing; must be one of"),
     ({"architectures": "LlamaForCausalLM"}, "architectures: not modelled"),
     ({"architectures": [["LlamaForCausalLM"]]}, "architectures: not modelled"),
-    ({"architectures": ["MistralForCausalLM"], "sliding_window": 4096}, "sliding_window: not modelled: attention to a window of 4096"),
-    ({"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True, "sliding_window": 4096}, "sliding_window: not modelled: attention to a window"),
+    ({"architectures": ["MistralForCausalLM"], "sliding_window": 4096}, "sliding_window: not modelled: attention to a window of"),
+    ({"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True, "sliding_window": 4096}, "sliding_window: not modelled"),
     ({"sliding_window": "wide"}, "sliding_window: not modelled: attention to a window"),
     ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types: not modelled: sliding_attention; must all be"),
     ({"layer_types": 7}, "layer_types: not modelled: 7"),
@@ -167,8 +168,8 @@ def test_what_is_not_modelled_or_makes_no_sense_is_one_line(write: Any, changes:
 
 
 @pytest.mark.parametrize("changes", [
-    {"sliding_window": 8192},                                                                       # as long as the context
-    {"architectures": ["Qwen2ForCausalLM"], "sliding_window": 4096},                                # Qwen's default is not to use it
+    {"sliding_window": 8192},                                           # as long as the context
+    {"architectures": ["Qwen2ForCausalLM"], "sliding_window": 4096},    # Qwen's default is not to use it
     {"layer_types": ["full_attention"] * 32, "quantization_config": None, "num_experts": None, "unheard_of": {"of": "key"}},
 ])
 def test_what_changes_nothing_is_taken(write: Any, changes: dict[str, Any]) -> None:
