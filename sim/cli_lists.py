@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 
 from rich.box import SIMPLE_HEAD
@@ -13,7 +14,7 @@ from policies import POLICIES
 from traces import BadInput
 
 from .cli_tables import plain_console
-from .hardware import list_hardware, list_models, load_hardware, load_model
+from .hardware import fits, list_hardware, list_models, load_hardware, load_model, step_times
 from .policy_choice import arguments_of
 
 
@@ -25,8 +26,8 @@ def show(what: str) -> None:
     plain_console().print(tables[what]())
 
 
-def _table(*titles: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+def _table(*titles: str, note: str | None = None) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, caption=note, caption_justify="left", caption_style="")
     for title in titles:
         table.add_column(title, overflow="fold")
     return table
@@ -48,21 +49,37 @@ def _policies() -> Table:
 
 
 def _hardware() -> Table:
-    table = _table("hardware", "GPU", "memory", "models", "step times", "links")
+    table = _table("hardware", "GPU", "memory", "step times of", "links", note=(
+        "Any other model that fits has those of the nearest of these, scaled: estimated (see tokenflow list models)"))
+    table.columns[3].no_wrap = True
     for name in list_hardware():
         profile = load_hardware(name)
-        status = "; ".join(sorted({times.status for times in profile.models.values()}))
+        models = "\n".join(f"{model} ({_first_clause(times.status)})" for model, times in profile.models.items())
         link = f"{profile.link.h2d_bytes_per_s / 1e9:.1f} GB/s; {profile.link.status.split(':')[0]}"
-        memory = f"{profile.gpu.memory_bytes / 2**30:.0f} GiB"
-        table.add_row(name, profile.gpu.name, memory, ", ".join(profile.models), status, link)
+        table.add_row(name, profile.gpu.name.removeprefix("NVIDIA "), f"{profile.gpu.memory_bytes / 2**30:.0f} GiB", models, link)
     return table
 
 
 def _models() -> Table:
-    table = _table("model", "parameters", "weights", "KV per token", "step times on")
+    table = _table("model", "parameters", "weights", "KV per token", "step times", note=(
+        "Any other: --model CONFIG.json, a Hugging Face config, with scaled step times: estimated"))
     for name in list_models():
         model = load_model(name)
-        on = ", ".join(hardware for hardware in list_hardware() if name in load_hardware(hardware).models)
         table.add_row(name, f"{model.parameters / 1e9:.1f} G", f"{model.weight_bytes / 1e9:.1f} GB",
-                      f"{model.kv_token_bytes:,} bytes", on or "none yet")
+                      f"{model.kv_token_bytes:,} bytes", _step_times_on(name))
     return table
+
+
+def _step_times_on(model: str) -> str:
+    """The hardware by how good the step times there are, a line each."""
+    found: dict[str, list[str]] = {}
+    for name in list_hardware():
+        profile = load_hardware(name)
+        status = _first_clause(step_times(profile, model)[1].status) if fits(profile, model) else "too large"
+        found.setdefault(status, []).append(name)
+    order = sorted(found, key=lambda status: (status != "fitted", status))
+    return "\n".join(f"{status}: {', '.join(found[status])}" for status in order)
+
+
+def _first_clause(status: str) -> str:
+    return re.split(r"[:(]", status)[0].strip()

@@ -129,7 +129,8 @@ class Options(Drawn, Cut, Read):
     hardware: Annotated[str, _machine(
         "Profile of the package or a JSON file; see tokenflow list hardware (default: rtx4090)", metavar="NAME|FILE")] = "rtx4090"
     model: Annotated[str, _machine(
-        "One that the profile has step times of; see tokenflow list models (default: llama3-8b)", metavar="NAME")] = "llama3-8b"
+        "Model of the package or a Hugging Face config.json; see tokenflow list models (default: llama3-8b)",
+        metavar="NAME|FILE")] = "llama3-8b"
     mem_fraction: Annotated[float | None, _machine(
         "Weights, activations and KV over GPU memory, vLLM's --gpu-memory-utilization (default: 0.9)", metavar="SHARE")] = None
     kv_tokens: Annotated[int | None, _machine(

@@ -1,8 +1,9 @@
 """Hardware profiles (JSON), and the machine that a profile, a model and the user's options make.
 
 `build_machine("rtx4090", "llama3-8b", mem_fraction=0.88)` is the usual way in. Every figure in a profile has its source and
-says whether it was measured, fitted or estimated; `manifest` repeats that beside the results. Whatever a user gets wrong is a
-`BadInput`, one line. Of `sim`, only this file and `models` import pydantic, which takes 0.2 s.
+says whether it was measured, fitted or estimated; `manifest` repeats that beside the results. A model that a profile has no step
+times of gets those of one that it has, scaled: an estimate. Whatever a user gets wrong is a `BadInput`, one line.
+`import sim` and a machine made by hand need no pydantic, whose import takes 0.2 s; this file and those it reads JSON with do.
 """
 
 from __future__ import annotations
@@ -18,17 +19,18 @@ from pydantic import Field, TypeAdapter, model_validator
 
 from traces.errors import BadInput
 
-from .latency import LatencyModel
+from .geometry import ModelGeometry
 from .machine import Machine
-from .models import MODELS_FILE, PROFILES, Count, ModelGeometry, Strict, Text, list_models, load_model, read
+from .models import MODELS_FILE, PROFILES, list_models, load_model
+from .scaling import ERROR, nearest, scaled
+from .step_times import StepTimes
+from .strict_json import Count, NotNegative, Positive, Strict, Text, read
 
-__all__ = ["Hardware", "ModelGeometry", "build_machine", "list_hardware", "list_models", "load_hardware", "load_model", "manifest"]
+__all__ = ["Hardware", "ModelGeometry", "build_machine", "fits", "list_hardware", "list_models", "load_hardware", "load_model",
+           "manifest", "step_times"]
 
 #: vLLM keeps block 0 of the pool for padding; no request ever holds it
 _NULL_BLOCKS = 1
-
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 
 
 class Gpu(Strict):
@@ -69,51 +71,6 @@ class HostTime(Strict):
         return self
 
 
-class Coefficients(Strict):
-    """`sim.latency.LatencyModel` without the host time: seconds, and the knee's exponent."""
-
-    weights_s: NotNegative
-    token_s: NotNegative
-    kv_token_s: NotNegative
-    pair_s: NotNegative
-    seq_s: NotNegative
-    knee: Annotated[float, Field(ge=1)]
-
-    @model_validator(mode="after")
-    def _takes_time(self) -> Coefficients:
-        self.with_host(0.0)
-        return self
-
-    def with_host(self, host_s: float) -> LatencyModel:
-        return LatencyModel(self.weights_s, self.token_s, self.kv_token_s, self.pair_s, self.seq_s, self.knee, host_s)
-
-
-class FitError(Strict):
-    """|model / table - 1| in percent on rows the coefficients were not fitted to."""
-
-    rows: Count             #: of the table, used to fit or to test
-    test_mape_pct: NotNegative
-    prefill_mape_pct: NotNegative
-    decode_mape_pct: NotNegative
-    p90_pct: NotNegative
-    max_pct: NotNegative
-
-
-class StepTimes(Strict):
-    """Step times of one model on this hardware, and where they come from."""
-
-    latency: Coefficients
-    engine: Text
-    engine_version: Text
-    source: Text
-    licence: str = ""
-    how_fitted: Text
-    status: Text
-    date: str = ""
-    fit_error: FitError | None = None
-    geometry: ModelGeometry | None = None   #: of a model that the package does not know
-
-
 class Hardware(Strict):
     """One hardware profile."""
 
@@ -124,9 +81,10 @@ class Hardware(Strict):
     defaults: EngineDefaults
     reserve_bytes: NotNegative      #: activations and CUDA graphs, inside the memory fraction as vLLM's is
     reserve_source: Text
+    reserve_model: Text | None = None   #: whose they are; those of a wider model are more. None: of any model
     write_share: Annotated[float, Field(gt=0, le=1)] = 0.9
     host_s: HostTime
-    models: Mapping[str, StepTimes]
+    models: Mapping[str, StepTimes]     #: any other is scaled from the nearest of them, the first of several
 
 
 _HARDWARE = TypeAdapter(Hardware)
@@ -155,7 +113,7 @@ def load_hardware(name_or_path: str | Path) -> Hardware:
 
 def build_machine(
     hardware: str | Path | Hardware,
-    model: str,
+    model: str | Path,
     *,
     mem_fraction: float = 0.9,
     kv_tokens: int | None = None,
@@ -168,20 +126,21 @@ def build_machine(
     believed_link: float = 1.0,
     link_bytes_per_s: float | None = None,
 ) -> Machine:
-    """The machine that runs `model` on `hardware`.
+    """The machine that runs `model` (a name, or the path of a Hugging Face config.json) on `hardware`.
 
     `mem_fraction`: weights + reserve + KV over GPU memory, as vLLM's gpu_memory_utilization and SGLang's
     mem_fraction_static mean it. `kv_tokens` replaces what follows from it: the figure a server logs as "GPU KV cache size",
-    null block included. `host_kv_tokens`: the host pool, by default twice the usable GPU pool; 0 is no host tier.
-    `link_bytes_per_s`: both directions. `believed_*`: what the policy believes, as multiples of the truth. The rest replaces
-    the profile's own values.
+    null block included; weights and reserve must fit all the same. `host_kv_tokens`: the host pool, by default twice the
+    usable GPU pool; 0 is no host tier. `link_bytes_per_s`: both directions. `believed_*`: what the policy believes, as
+    multiples of the truth. The rest replaces the profile's own values.
     """
     profile = hardware if isinstance(hardware, Hardware) else load_hardware(hardware)
     where = f"{model} on {profile.name}"
-    times = _step_times(profile, model)
-    geometry = times.geometry or load_model(model)
+    geometry, times = step_times(profile, model)
     block = _whole("block_size", block_size, where)
-    pool = (_pool_blocks(profile, geometry, mem_fraction, block, where) if kv_tokens is None
+    taken = geometry.weight_bytes + _reserve_bytes(profile, geometry)
+    _must_fit(profile, geometry, taken, block, where)
+    pool = (_pool_blocks(profile, geometry, taken, mem_fraction, block, where) if kv_tokens is None
             else _given_blocks(kv_tokens, block, where))
     usable = pool - _NULL_BLOCKS
     defaults, link = profile.defaults, profile.link
@@ -209,30 +168,59 @@ def build_machine(
     )
 
 
-def manifest(hardware: str | Path | Hardware, model: str, *, host_s: float | None = None,
+def manifest(hardware: str | Path | Hardware, model: str | Path, *, host_s: float | None = None,
              link_bytes_per_s: float | None = None) -> dict[str, str | float]:
     """What a result must say about its machine: flat, every estimate named as one.
 
     `host_s`, `link_bytes_per_s`: what the user gave `build_machine`, if anything; it replaced the profile's own.
     """
     profile = hardware if isinstance(hardware, Hardware) else load_hardware(hardware)
-    times = _step_times(profile, model)
-    host, link = profile.host_s, profile.link
+    geometry, times = step_times(profile, model)
+    host, link, reserve = profile.host_s, profile.link, profile.reserve_source
+    if _reserve_bytes(profile, geometry) != profile.reserve_bytes:
+        reserve += f"; scaled by MLP width from {profile.reserve_model}"
     licence = f" ({times.licence})" if times.licence else ""
     said: dict[str, str | float] = {
         "hardware": profile.name,
         "gpu": profile.gpu.name,
-        "model": model,
+        "model": str(model),
+        "model_parameters": geometry.parameters,
         "latency_status": times.status,
         "latency_source": f"{times.engine} {times.engine_version}: {times.source}{licence}",
         "host_s": host.value if host_s is None else host_s,
         "host_s_status": f"{host.status}; range {host.low:g} to {host.high:g} s" if host_s is None else "set by the user",
         "link_status": link.status if link_bytes_per_s is None else "set by the user",
-        "reserve_status": profile.reserve_source,
+        "reserve_status": reserve,
     }
+    if _is_scaled(profile, model):
+        said["scaling_error"] = ERROR
     if times.fit_error is not None:
         said |= {f"fit_{name}": value for name, value in times.fit_error.model_dump().items() if name != "rows"}
     return said
+
+
+def step_times(profile: Hardware, model: str | Path) -> tuple[ModelGeometry, StepTimes]:
+    """The model, and how long its steps take there: as the profile says, or scaled from the nearest model that it has."""
+    geometry = _geometry(profile, model)
+    if not _is_scaled(profile, model):
+        return geometry, profile.models[str(model)]
+    known = {name: _geometry(profile, name) for name in profile.models}
+    source = nearest(known, geometry)
+    if source is None:
+        raise BadInput("model", repr(str(model)), f"{profile.name} has step times of no model from which to scale its own")
+    status = f"estimated: scaled from {source} on {profile.name} by weight bytes, KV bytes and FLOPs"
+    if profile.models[source].status.startswith("estimated"):
+        status += ", itself an estimate"
+    return geometry, scaled(profile.models[source], known[source], geometry, status)
+
+
+def fits(profile: Hardware, model: str | Path) -> bool:
+    """Whether the model runs there with default options."""
+    try:
+        build_machine(profile, model)
+    except BadInput:
+        return False
+    return True
 
 
 @cache
@@ -241,28 +229,50 @@ def _built_in(name: str) -> Hardware:
     return read(_HARDWARE, PROFILES.joinpath(file).read_bytes(), f"hardware profile {file}")
 
 
-def _step_times(profile: Hardware, model: str) -> StepTimes:
-    if model in profile.models:
-        return profile.models[model]
-    known = ", ".join(sorted(profile.models)) or "none"
-    raise BadInput("model", repr(model), f"not profiled on {profile.name}; profiled there: {known}")
+def _geometry(profile: Hardware, model: str | Path) -> ModelGeometry:
+    """Of a model that the profile brings, that the package knows, or that a config.json describes."""
+    own = profile.models.get(str(model))
+    return own.geometry if own and own.geometry else load_model(model)
 
 
-def _pool_blocks(profile: Hardware, geometry: ModelGeometry, mem_fraction: float, block: int, where: str) -> int:
+def _is_scaled(profile: Hardware, model: str | Path) -> bool:
+    return str(model) not in profile.models
+
+
+def _reserve_bytes(profile: Hardware, geometry: ModelGeometry) -> float:
+    """Activations grow with the MLP; what CUDA graphs and logits take does not shrink with it."""
+    if profile.reserve_model is None:
+        return profile.reserve_bytes
+    return profile.reserve_bytes * max(1.0, geometry.intermediate / _geometry(profile, profile.reserve_model).intermediate)
+
+
+def _must_fit(profile: Hardware, geometry: ModelGeometry, taken: float, block: int, where: str) -> None:
+    need, memory = _least_bytes(geometry, taken, block), profile.gpu.memory_bytes
+    if need > memory:
+        raise BadInput("GPU memory", where, (
+            f"weights ({geometry.weight_bytes / 1e9:.1f} GB), reserve ({(taken - geometry.weight_bytes) / 1e9:.1f}) and two KV "
+            f"blocks need {need / 1e9:.1f} of {memory / 1e9:.1f} GB: it does not fit on this GPU at all"))
+
+
+def _least_bytes(geometry: ModelGeometry, taken: float, block: int) -> float:
+    """What the smallest machine takes: one block for requests, beside what is taken and the null block."""
+    return taken + (_NULL_BLOCKS + 1) * block * geometry.kv_token_bytes
+
+
+def _pool_blocks(profile: Hardware, geometry: ModelGeometry, taken: float, mem_fraction: float, block: int, where: str) -> int:
     """Blocks of the pool, null block included."""
     if not (_is_number(mem_fraction) and 0 < mem_fraction <= 1):
         raise BadInput("mem_fraction", where, f"must lie in (0, 1], got {mem_fraction}")
-    memory, taken = profile.gpu.memory_bytes, geometry.weight_bytes + profile.reserve_bytes
-    block_bytes = block * geometry.kv_token_bytes
-    blocks = int((mem_fraction * memory - taken) // block_bytes)
+    memory = profile.gpu.memory_bytes
+    blocks = int((mem_fraction * memory - taken) // (block * geometry.kv_token_bytes))
     if blocks > _NULL_BLOCKS:
         return blocks
-    need = taken + (_NULL_BLOCKS + 1) * block_bytes
+    need = _least_bytes(geometry, taken, block)
     smallest = ceil(need / memory * 1e4) / 1e4
-    hint = f"the smallest fraction that works is {smallest}" if smallest <= 1 else "it does not fit on this GPU at all"
     raise BadInput("mem_fraction", where, (
         f"{mem_fraction} of {memory} bytes is {mem_fraction * memory:.0f}, but weights ({geometry.weight_bytes}), reserve "
-        f"({profile.reserve_bytes:.0f}) and two KV blocks need {need:.0f} bytes; {hint}"))
+        f"({taken - geometry.weight_bytes:.0f}) and two KV blocks need {need:.0f} bytes; "
+        f"the smallest fraction that works is {smallest}"))
 
 
 def _given_blocks(kv_tokens: int, block: int, where: str) -> int:

@@ -1,58 +1,23 @@
-"""Model geometries, and how JSON that a user may have written is read: strictly, every fault one line."""
+"""The models that come with the package, and those that a Hugging Face config.json describes."""
 
 from __future__ import annotations
 
-import json
+import os
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Literal, TypeVar
+from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from traces.errors import BadInput
 
+from .geometry import ModelGeometry
+from .hf_config import read_config
+from .strict_json import read
+
 PROFILES = files("sim.profiles")
 MODELS_FILE = "models.json"
-_DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-
-Count = Annotated[int, Field(ge=1)]
-Text = Annotated[str, Field(min_length=1)]
-
-
-class Strict(BaseModel):
-    """Unknown keys, numbers in quotes, NaN and infinity are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class ModelGeometry(Strict):
-    """The shapes of a dense decoder-only model: what its weights and its KV take."""
-
-    name: Text
-    layers: Count
-    hidden: Count
-    heads: Count
-    kv_heads: Count
-    head_dim: Count
-    intermediate: Count
-    vocab: Count
-    dtype: Literal["bfloat16", "float16", "float32"]
-    parameters: Count
-    trained_context: Count      #: tokens; not enforced, TokenFlow's workloads go past it
-    source: Text
-
-    @property
-    def weight_bytes(self) -> int:
-        return self.parameters * _DTYPE_BYTES[self.dtype]
-
-    @property
-    def kv_token_bytes(self) -> int:
-        """KV bytes of one token: K and V of every KV head of every layer."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * _DTYPE_BYTES[self.dtype]
-
-
 _MODELS = TypeAdapter(dict[str, ModelGeometry])
-_Read = TypeVar("_Read")
 
 
 def list_models() -> list[str]:
@@ -60,38 +25,19 @@ def list_models() -> list[str]:
     return sorted(_models())
 
 
-def load_model(name: str) -> ModelGeometry:
-    """The geometry of a model of the package."""
-    try:
-        return _models()[name]
-    except KeyError:
-        raise BadInput("model", repr(name), f"unknown; known are {', '.join(list_models())}") from None
+def load_model(name_or_path: str | Path) -> ModelGeometry:
+    """The geometry of a model of the package by name, or of a Hugging Face config.json (or the directory it is in) by path."""
+    if isinstance(name_or_path, str) and name_or_path in _models():
+        return _models()[name_or_path]
+    if is_path(name_or_path):
+        return read_config(Path(name_or_path))
+    known = ", ".join(list_models())
+    raise BadInput("model", repr(name_or_path), f"unknown; known are {known}, or give the path of a Hugging Face config.json")
 
 
-def read(kind: TypeAdapter[_Read], text: bytes, what: str) -> _Read:
-    """The JSON as `kind`, or its first fault in one line."""
-    try:
-        return kind.validate_json(text)
-    except ValidationError as error:
-        faults = error.errors(include_url=False)
-        fault = faults[0]
-        field = ".".join(map(str, fault["loc"])) or "the file"
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise BadInput(what, field, _reason(fault["type"], fault["msg"], fault["input"]) + more) from None
-
-
-def _reason(kind: str, message: str, given: object) -> str:
-    match kind:
-        case "extra_forbidden":
-            return "unknown key"
-        case "missing":
-            return "missing"
-        case "json_invalid":
-            return message
-        case "value_error":
-            return message.removeprefix("Value error, ")
-    shown = json.dumps(given, default=str)
-    return f"{message}, got {shown if len(shown) <= 60 else shown[:57] + '...'}"
+def is_path(name_or_path: str | Path) -> bool:
+    """Whether it names a file rather than a model."""
+    return isinstance(name_or_path, Path) or name_or_path.endswith(".json") or os.sep in name_or_path
 
 
 @cache

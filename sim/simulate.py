@@ -25,14 +25,15 @@ Progress = Callable[[int, int, float], None]    # requests done, requests in all
 DEFAULT_CONSUME_TPS = 20.0      # tokens per second, the TokenFlow paper's headline rate
 
 
-def simulate(policy: Policy | str, trace: Trace, hardware: Machine | str | Path = "rtx4090", model: str = "llama3-8b", *,
+def simulate(policy: Policy | str, trace: Trace, hardware: Machine | str | Path = "rtx4090", model: str | Path = "llama3-8b", *,
              consume_rate: float = DEFAULT_CONSUME_TPS, max_concurrency: int | None = None, max_model_len: int | None = None,
              until_s: float | None = None, step_by_step: bool = False, watch: Watch | None = None, progress: Progress | None = None,
              seed: int | None = None, label: str | None = None, **machine_options: Any) -> Result:
     """Simulate `trace` under `policy`; the policy object itself is not touched, the run works on a copy.
 
-    hardware: name of a built-in profile, path of a profile, or a `Machine`. machine_options: those of
-    `sim.hardware.build_machine` (mem_fraction, kv_tokens, host_kv_tokens, max_num_seqs, max_num_batched_tokens, ...).
+    hardware: name of a built-in profile, path of a profile, or a `Machine`. model: name, or path of a Hugging Face config.json.
+    machine_options: those of `sim.hardware.build_machine` (mem_fraction, kv_tokens, host_kv_tokens, max_num_seqs,
+    max_num_batched_tokens, ...).
     consume_rate: tokens per second of readers whose rate the trace does not give. max_concurrency: requests in flight at the
     client. max_model_len: longer requests are rejected; no limit when None. until_s: stop then, the rest is unfinished.
     step_by_step: one engine step per event, for checking. seed: recorded with the result; the run itself draws nothing.
@@ -66,11 +67,12 @@ def _fresh(policy: Policy) -> Policy:
         raise PolicyError(f"policy {type(policy).__name__}", "copied for the run", f"{type(error).__name__}: {error}") from error
 
 
-def _machine(hardware: Machine | str | Path, model: str, policy: Policy, options: dict[str, Any]) -> tuple[Machine, dict[str, Any]]:
+def _machine(hardware: Machine | str | Path, model: str | Path, policy: Policy,
+             options: dict[str, Any]) -> tuple[Machine, dict[str, Any]]:
     if isinstance(hardware, Machine):
         if options:
             raise BadInput("machine options", ", ".join(options), "not possible beside a ready Machine; use dataclasses.replace")
-        return hardware, {"hardware": "custom", "model": model}
+        return hardware, {"hardware": "custom", "model": str(model)}
     from .hardware import build_machine, manifest
     if options.get("max_num_batched_tokens") is None and hasattr(policy, "engine_step_tokens"):
         options = options | {"max_num_batched_tokens": policy.engine_step_tokens}

@@ -112,6 +112,13 @@ def test_trace_and_its_cuts(inside: Path, capsys: pytest.CaptureFixture[str]) ->
     assert said["request_rate"] == pytest.approx(4 / 6)
 
 
+def test_tables_call_scaled_step_times_estimated(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["run", "--policy", "vllm"], ["compare", "--policies", "vllm,sglang"]):
+        assert main([*command, "--model", "qwen2.5-7b", *SMALL]) == 0
+        out = " ".join(capsys.readouterr().out.split())
+        assert "Step times estimated: scaled from llama3-8b on rtx4090 by weight bytes, KV bytes and FLOPs; host time" in out
+
+
 @pytest.mark.parametrize(("words", "key", "value"), [
     (["--kv-tokens", "1616"], "kv_tokens", 1600),
     (["--host-kv-tokens", "0"], "host_kv_tokens", 0),
@@ -152,6 +159,17 @@ def test_list(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = capsys.readouterr()
     assert {"policies": "sglang", "hardware": "rtx4090", "models": "llama3-8b"}[what] in out
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_lists_say_what_is_fitted_estimated_and_too_large(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "models"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "qwen2.5-32b 32.8 G 65.5 GB 262,144 bytes fitted: h200 estimated: a100, h100 too large: a6000, rtx4090" in out
+    assert "estimated in part: a6000" in out
+    assert main(["list", "hardware"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "llama3-8b (estimated in part)" in out
+    assert "Any other model that fits has those of the nearest of these, scaled: estimated" in out
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["run", "--help"], ["compare", "--help"], ["list", "--help"], ["--version"]])

@@ -14,6 +14,9 @@ from sim.cli import main
 
 TRACE = "arrival_s,input_tokens,output_tokens\n0,100,20\n1,50,10\n2,60,5\n"
 
+CONFIG = (b'{"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_hidden_layers": 32, "num_attention_heads": 4, '
+          b'"intermediate_size": 128, "vocab_size": 100, "max_position_embeddings": 500}')
+
 POLICY = """
 from policies.api import Plan
 import numpy as np
@@ -67,6 +70,8 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "binary.csv": bytes(range(255, 0, -1)),
         "mine.py": POLICY.encode(),
         "profile.json": b'{"name": 3}',
+        "moe.json": b'{"architectures": ["LlamaForCausalLM"], "num_local_experts": 8}',
+        "empty.json": CONFIG.replace(b"32", b"0"),
         "taken/file": b"x",
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -122,10 +127,20 @@ BAD = [
     (f"run {N} --max-model-len -4", r"--max-model-len: -4: must be a positive number"),
     (f"run {N} --until 0", r"--until: 0.0: must be a positive number"),
     (f"run {N} --max-model-len 5", r"no request fits: prompt \+ output exceeds --max-model-len 5 tokens"),
-    (f"run {N} --hardware tpu", r"hardware: 'tpu': unknown; known are a100, h200, rtx4090"),
+    (f"run {N} --hardware tpu", r"hardware: 'tpu': unknown; known are a100, a6000, h100, h200, rtx4090"),
     (f"run {N} --hardware none.json", r"hardware profile: none.json: [Nn]o such file"),
     (f"run {N} --hardware profile.json", r"hardware profile profile.json: name: "),
-    (f"run {N} --model gpt-9", r"model: 'gpt-9': not profiled on rtx4090"),
+    (f"run {N} --model gpt-9", r"model: 'gpt-9': unknown; known are llama3-8b, .*, or give the path of a Hugging Face config.json"),
+    (f"run {N} --model= ", r"model: '': unknown"),
+    (f"run {N} --model none.json", r"model config: none.json: [Nn]o such file"),
+    (f"run {N} --model Qwen/Qwen2.5-7B", r"model config: Qwen/Qwen2.5-7B: [Nn]o such file.*; nothing is downloaded"),
+    (f"run {N} --model taken/", r"model config: taken/config.json: [Nn]o such file"),
+    (f"run {N} --model ./good.csv", r"model config good.csv: the file: Invalid JSON"),
+    (f"run {N} --model profile.json", r"model config profile.json: architectures: missing"),
+    (f"run {N} --model moe.json", r"model config moe.json: num_local_experts: not modelled: mixtures of experts"),
+    (f"run {N} --model empty.json", r"model config empty.json: num_hidden_layers: .*greater than or equal to 1, got 0"),
+    (f"run {N} --model qwen2.5-32b", r"GPU memory: qwen2.5-32b on rtx4090: .*does not fit on this GPU at all"),
+    (f"compare {N} --model qwen2.5-32b --hardware a6000", r"GPU memory: qwen2.5-32b on a6000: .*does not fit"),
     (f"run {N} --mem-fraction 1.5", r"mem_fraction: .*: must lie in \(0, 1\], got 1.5"),
     (f"run {N} --mem-fraction 0.3", r"mem_fraction: .*weights .* need"),
     (f"run {N} --kv-tokens 20", r"kv_tokens: .*: 20 is less than two blocks"),
