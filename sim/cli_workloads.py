@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from .hardware import build_machine, load_hardware
+from .hardware import build_machine, manifest
 from .load_check import Load, check_load
 from .workloads import WORKLOADS, Workload
 
@@ -35,10 +35,10 @@ def tables() -> Text:
 
 
 def _machine(named: Workload) -> str:
-    machine, times = build_machine(**named.machine), load_hardware(named.hardware).models[named.model]
+    machine, status = build_machine(**named.machine), manifest(named.hardware, named.model)["latency_status"]
     pool = machine.kv_blocks * machine.block_size
     return (f"{named.model} on {named.hardware}, {named.mem_fraction:g} of memory: KV pool {pool:,} tokens, "
-            f"{machine.max_seqs:,} seats;\nstep times {times.status}")
+            f"{machine.max_seqs:,} seats;\nstep times {status}")
 
 
 def _row(named: Workload, found: Load) -> str:
