@@ -14,13 +14,13 @@ _LEGEND = """\
 in/out    mean tokens of prompt and output
 demand    output tokens/s; of a burst the KV of all requests at full length
 capacity  output tokens/s, KV pool full and nobody preempted; simulated, sglang
-          reaches 90 to 100 % of it at saturation, vllm 83 to 100 %
+          reaches 90 to 100 % of it at saturation, vllm 75 to 100 %
 load      demand over capacity; of a burst its KV over the pool
 readers   rates of readers, at 20 tokens/s each, over capacity (TokenFlow's
           Eq. 6: below 1): of a burst all, else those who read at a time when
           nobody waits
--short    the paper's SL read as short input and short output, elsewhere as short
-          input and long output; LL means the same either way"""
+-short    the paper's SL read as short input and short output, elsewhere as
+          short input and long output; LL means the same either way"""
 
 
 def tables() -> Text:

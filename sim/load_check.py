@@ -18,7 +18,7 @@ _SAMPLE = 100_000       # requests, for the means of any law of lengths
 
 @dataclass(frozen=True)
 class Load:
-    """Tokens are output tokens; `tps` is tokens per second."""
+    """Of one workload; `tps` is output tokens per second."""
 
     prompt_tokens: float        #: mean
     output_tokens: float        #: mean
@@ -59,8 +59,8 @@ def capacity(machine: Machine, trace: Trace, requests: int) -> tuple[float, floa
     prompts ride in it; for j < 1 a share j of the steps carries one prompt. So capacity = B / (d + min(1, j) (x - d)), d the
     time of a step that only decodes, x of one with max(1, j) prompts in it.
 
-    It bounds what policies reach. Where memory is short, simulated saturation comes to 0.90 to 1 of it for `sglang`, which
-    keeps room for growth, and to 0.83 to 1 for `vllm`, which computes the KV of preempted requests again.
+    It bounds what policies reach. Where memory is short, simulated saturation comes to 0.9 to 1 of it for `sglang`, which
+    keeps room for growth, and to 0.75 to 1 for `vllm`, which computes the KV of preempted requests again.
     """
     prompt, output = trace.input_tokens.astype(float), trace.output_tokens.astype(float)
     context = float((output * (prompt + output / 2)).sum() / output.sum())

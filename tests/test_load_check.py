@@ -27,7 +27,7 @@ def test_a_saturated_engine_reaches_the_capacity(name: str, requests: int) -> No
     """Never above it; below it by what preemption and caution cost: see `check_load`."""
     named = replace(workload(name), request_rate=50.0)
     capacity = check_load(named).capacity_tps
-    for policy, least in (("sglang", 0.90), ("vllm", 0.83)):
+    for policy, least in (("sglang", 0.90), ("vllm", 0.75)):
         share = rate_while_full(simulate(policy, named.trace(num_prompts=requests), **named.machine)) / capacity
         assert least <= share <= 1.01, (policy, share)
 
