@@ -29,13 +29,13 @@ class Case:
 
 
 def poisson(requests: int) -> Trace:
-    from traces import generate
-    return generate(requests, arrival="poisson", request_rate=4.0, input_len="constant:512", output_len="constant:1024")
+    from .workloads import workload
+    return workload("poisson-1000").trace(num_prompts=requests)
 
 
 def burst() -> Trace:
-    from traces import generate
-    return generate(400, input_len="normal:512:102.4", output_len="normal:4096:819.2")
+    from .workloads import workload
+    return workload("burst-400").trace()
 
 
 CASES = {

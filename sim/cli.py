@@ -109,8 +109,8 @@ def compare(options: CompareOptions) -> None:
 
 
 @app.command("list")
-def list_(what: Annotated[str, typer.Argument(metavar="policies|hardware|models", help="What to list")]) -> Job:
-    """Show which policies, hardware profiles or models there are."""
+def list_(what: Annotated[str, typer.Argument(metavar="policies|hardware|models|workloads", help="What to list")]) -> Job:
+    """Show which policies, hardware profiles, models or workloads there are."""
     def job() -> None:
         from .cli_lists import show
         show(what)
@@ -137,7 +137,7 @@ def _study(options: Options, command: str, chosen: Callable[[], list[Choice]]) -
 
     from . import cli_tables, saving
     from .cli_progress import Bar
-    trace = options.workload()
+    trace = options.requests()
     keep = options.output_dir is not None or not options.json
     with saving.Draft(options.target, command) if keep else nullcontext() as draft:
         # what a policy prints must not get between our JSON and whoever reads it

@@ -1,26 +1,30 @@
-"""`tokenflow list`: what policies, hardware profiles and models there are."""
+"""`tokenflow list`: what policies, hardware profiles, models and workloads there are."""
 
 from __future__ import annotations
 
 import inspect
 import re
 import sys
+from collections.abc import Callable
 
 from rich.box import SIMPLE_HEAD
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from policies import POLICIES
 from traces import BadInput
 
+from . import cli_workloads
 from .cli_tables import plain_console
 from .hardware import fits, list_hardware, list_models, load_hardware, load_model, step_times
 from .policy_choice import arguments_of
 
 
 def show(what: str) -> None:
-    """Print the table of `policies`, `hardware` or `models`."""
-    tables = {"policies": _policies, "hardware": _hardware, "models": _models}
+    """Print the table of `policies`, `hardware`, `models` or `workloads`."""
+    tables: dict[str, Callable[[], RenderableType]] = {
+        "policies": _policies, "hardware": _hardware, "models": _models, "workloads": cli_workloads.tables}
     if what not in tables:
         raise BadInput("list", repr(what), f"must be one of {', '.join(tables)}")
     plain_console().print(tables[what]())

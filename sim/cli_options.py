@@ -25,6 +25,8 @@ _NUMBERS: dict[Any, tuple[Callable[[str], float], str]] = {int: _WHOLE, int | No
 
 DEBUG = "Show where in the code an error comes from"
 
+_SET_BY_WORKLOAD = ("hardware", "model", "mem_fraction")       # of the machine
+
 Job = Callable[[], None]
 
 
@@ -89,6 +91,8 @@ class Cut(Seeded):
 class Drawn(Seeded):
     """A trace drawn at random."""
 
+    workload: Annotated[str | None, _drawn(
+        "Requests and machine by name, see tokenflow list workloads; flags given beside it override it", metavar="NAME")] = None
     num_prompts: Annotated[int | None, _drawn("Number of requests", metavar="N")] = None
     arrival: Annotated[str | None, _drawn(
         "burst: all at once; poisson or gamma: one by one, as vLLM; weibull; onoff:PEAK:ON_S:OFF_S: bursts of ON_S seconds at "
@@ -105,13 +109,17 @@ class Drawn(Seeded):
 
     def draws(self) -> dict[str, Any]:
         """The flags that were given."""
-        return self._given("num_prompts", "arrival", "request_rate", "burstiness", "input_len", "output_len")
+        return self._given("workload", "num_prompts", "arrival", "request_rate", "burstiness", "input_len", "output_len")
 
     def draw(self, **more: Any) -> Trace:
         """The trace that they name."""
         from traces import generate
-        arrival = self.arrival or ("burst" if self.request_rate is None else "poisson")
-        return generate(**(self.draws() | {"arrival": arrival, "seed": self.seed} | more))
+
+        from .workloads import workload
+        drawn = self.draws() | {"seed": self.seed} | more
+        if "workload" in drawn:
+            return workload(drawn.pop("workload")).trace(**drawn)
+        return generate(**{"arrival": "burst" if self.request_rate is None else "poisson"} | drawn)
 
 
 @dataclass(frozen=True)
@@ -126,11 +134,11 @@ class Options(Drawn, Cut, Read):
     max_model_len: Annotated[int | None, _clients(
         "Reject requests whose prompt and output together are longer (default: no limit)", metavar="TOKENS")] = None
 
-    hardware: Annotated[str, _machine(
-        "Profile of the package or a JSON file; see tokenflow list hardware (default: rtx4090)", metavar="NAME|FILE")] = "rtx4090"
-    model: Annotated[str, _machine(
+    hardware: Annotated[str | None, _machine(
+        "Profile of the package or a JSON file; see tokenflow list hardware (default: rtx4090)", metavar="NAME|FILE")] = None
+    model: Annotated[str | None, _machine(
         "Model of the package or a Hugging Face config.json; see tokenflow list models (default: llama3-8b)",
-        metavar="NAME|FILE")] = "llama3-8b"
+        metavar="NAME|FILE")] = None
     mem_fraction: Annotated[float | None, _machine(
         "Weights, activations and KV over GPU memory, vLLM's --gpu-memory-utilization (default: 0.9)", metavar="SHARE")] = None
     kv_tokens: Annotated[int | None, _machine(
@@ -156,7 +164,7 @@ class Options(Drawn, Cut, Read):
     json: Annotated[bool, _output("One JSON object on standard output, and nothing else there", "--json")] = False
     debug: Annotated[bool, _output(DEBUG, "--debug")] = False
 
-    def workload(self) -> Trace:
+    def requests(self) -> Trace:
         """The trace that the flags name, cut or drawn. BadInput when they contradict each other."""
         from traces import BadInput, with_rates
         cut, drawn = self.cuts(), self.draws()
@@ -171,8 +179,9 @@ class Options(Drawn, Cut, Read):
         if cut:
             name = next(iter(cut))
             raise BadInput(_name(name), str(cut[name]), "cuts a trace: give --trace FILE as well")
-        if self.num_prompts is None:
-            hint = "--num-prompts N" if drawn else "--trace FILE, or --num-prompts N to draw one (with --request-rate R: Poisson)"
+        if self.num_prompts is None and self.workload is None:
+            hint = ("--num-prompts N" if drawn
+                    else "--trace FILE, --workload NAME, or --num-prompts N to draw one (with --request-rate R: Poisson)")
             raise BadInput("workload", "command line", f"give {hint}")
         return self.draw() if readers is None else self.draw(consume_rate=str(readers))
 
@@ -187,15 +196,23 @@ class Options(Drawn, Cut, Read):
 
     def simulation(self) -> dict[str, Any]:
         """Keyword arguments of `sim.simulate` for everything but policy and trace."""
-        machine = self._given("mem_fraction", "kv_tokens", "host_kv_tokens", "block_size", "max_num_seqs", "max_num_batched_tokens",
-                              "believed_step", "believed_link")
+        from .workloads import workload
+        machine = workload(self.workload).machine if self.workload is not None else {}
+        machine |= self._given(*_SET_BY_WORKLOAD, "kv_tokens", "host_kv_tokens", "block_size", "max_num_seqs",
+                               "max_num_batched_tokens", "believed_step", "believed_link")
         if self.host_time_ms is not None:
             machine["host_s"] = self.host_time_ms / 1000
         return machine | {
-            "hardware": self.hardware, "model": self.model, "consume_rate": self._readers()[0], "seed": self.seed,
+            "workload": self._named(), "consume_rate": self._readers()[0], "seed": self.seed,
             "max_concurrency": self.max_concurrency, "max_model_len": self.max_model_len, "until_s": self.until,
             "step_by_step": self.step_by_step,
         }
+
+    def _named(self) -> str | None:
+        """The workload's name, followed by what was changed in it."""
+        changed = self.draws() | self._given(*_SET_BY_WORKLOAD)
+        name = changed.pop("workload", None)
+        return name and " ".join([name, *(f"{_name(flag)} {value}" for flag, value in changed.items())])
 
     @property
     def target(self) -> Path | None:

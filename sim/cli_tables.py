@@ -150,8 +150,9 @@ def _heading(result: Result) -> list[str]:
     given = sum(value == value for value in result.trace.consume_tps)
     if given:
         readers += f" where the trace does not say; it does for {given:,} of {len(result.trace):,}"
+    named = "" if said["workload"] is None else f"{said['workload']}, "
     lines = [
-        f"{len(result.trace):,} requests: {said['trace'] or 'given'}",
+        f"{named}{len(result.trace):,} requests: {said['trace'] or 'given'}",
         f"{said.get('model')} on {said.get('hardware')}: KV pool {said['kv_tokens']:,} tokens, host {said['host_kv_tokens']:,}, "
         f"{machine.max_seqs:,} seats",
         readers + ".",

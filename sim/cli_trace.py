@@ -74,7 +74,8 @@ def convert(options: ConvertOptions) -> None:
 def generate(options: GenerateOptions) -> None:
     """Draw a trace at random and write it."""
     from traces import BadInput
-    for name, value in (("--num-prompts", options.num_prompts), ("--output", options.output)):
+    requests = options.workload if options.num_prompts is None else options.num_prompts
+    for name, value in (("--num-prompts", requests), ("--output", options.output)):
         if value is None:
             raise BadInput(name, "(not given)", "trace generate needs it")
     assert options.output is not None

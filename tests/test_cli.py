@@ -153,11 +153,11 @@ def test_step_by_step_gives_the_same(capsys: pytest.CaptureFixture[str]) -> None
     assert fast["decisions"] == slow["decisions"]
 
 
-@pytest.mark.parametrize("what", ["policies", "hardware", "models"])
+@pytest.mark.parametrize("what", ["policies", "hardware", "models", "workloads"])
 def test_list(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", what]) == 0
     out, _ = capsys.readouterr()
-    assert {"policies": "sglang", "hardware": "rtx4090", "models": "llama3-8b"}[what] in out
+    assert {"policies": "sglang", "hardware": "rtx4090", "models": "llama3-8b", "workloads": "table1-4090-b"}[what] in out
     assert max(map(len, out.splitlines())) <= 80
 
 

@@ -19,29 +19,22 @@ from sim.engine import Engine, Run
 from sim.hardware import build_machine
 from sim.latency import LatencyModel
 from sim.machine import Machine
+from sim.workloads import workload
 
 
-def lengths(rng: np.random.Generator, mean: int, n: int) -> list[int]:
-    return np.clip(rng.normal(mean, 0.2 * mean, n).round(), 64, 2 * mean).astype(int).tolist()
+def asks(name: str, **changes: Any) -> list[Ask]:
+    """The requests of a named workload, whose readers take 20 tokens/s."""
+    trace = workload(name).trace(**changes)
+    columns = (trace.arrival_s, trace.input_tokens, trace.output_tokens)
+    return [Ask(t, p, o) for t, p, o in zip(*(column.tolist() for column in columns))]
 
 
-def asks(n: int, prompt: int, output: int, per_s: float = inf, seed: int = 0) -> list[Ask]:
-    """The paper's synthetic workloads: bursts or Poisson arrivals, normal lengths, readers of 20 tokens/s."""
-    rng = np.random.default_rng(seed)
-    at = rng.exponential(1 / per_s, n).cumsum() if per_s < inf else np.zeros(n)
-    return [Ask(t, p, o) for t, p, o in zip(at.tolist(), lengths(rng, prompt, n), lengths(rng, output, n))]
+def machine(name: str, **changes: Any) -> Machine:
+    """The machine of a named workload."""
+    return replace(build_machine(**workload(name).machine, max_num_batched_tokens=TokenFlow.engine_step_tokens), **changes)
 
 
-def rtx4090(**changes: Any) -> Machine:
-    return replace(build_machine("rtx4090", "llama3-8b", max_num_batched_tokens=TokenFlow.engine_step_tokens), **changes)
-
-
-def h200(**changes: Any) -> Machine:
-    machine = build_machine("h200", "llama3-8b", mem_fraction=0.3, max_num_batched_tokens=TokenFlow.engine_step_tokens)
-    return replace(machine, **changes)
-
-
-SETUPS = {"4090-burst-80": (asks(80, 1024, 2048), rtx4090()), "h200-burst-400": (asks(400, 512, 4096), h200())}
+SETUPS = {name: (asks(name), machine(name)) for name in ("burst-80", "burst-400")}
 BOTH = pytest.mark.parametrize("setup", SETUPS)
 
 
@@ -140,7 +133,7 @@ def test_write_through_leaves_less_to_write_at_preemption(setup: str) -> None:
 
 
 def test_with_room_on_the_host_one_token_is_left_to_write() -> None:
-    count = ran("h200-burst-400", host_kv_blocks=100_000).count
+    count = ran("burst-400", host_kv_blocks=100_000).count
     assert count.offloads > 1000
     assert count.unwritten_tokens <= 1.5 * count.offloads
 
@@ -164,7 +157,7 @@ def test_chunks_never_outlast_their_step_when_the_estimate_is_exact(setup: str) 
     exact = ran(setup).write_through
     assert exact.chunks > 100
     assert exact.late_chunks == 0
-    for error in ("believed_step", "believed_link") if setup.startswith("4090") else ("believed_link",):
+    for error in ("believed_step", "believed_link") if setup == "burst-80" else ("believed_link",):
         late = ran(setup, **{error: 2.0}).write_through         # the truth is 0.5 times what was believed
         assert late.late_chunks > 0
         assert late.late_s > 0
@@ -178,7 +171,7 @@ def test_writes_go_largest_buffer_first(monkeypatch: pytest.MonkeyPatch) -> None
         buffers = view.buffered_tokens[view.rows(plan.store)]
         longest = max(longest, len(buffers))
         assert (np.diff(buffers) <= 0).all()
-    burst, machine = SETUPS["4090-burst-80"]
+    burst, machine = SETUPS["burst-80"]
     watched(burst, TokenFlow(), machine, ordered, monkeypatch)
     assert longest > 10
 
@@ -232,7 +225,7 @@ def test_the_rate_bound_engages_and_releases_with_hysteresis(policy: str, monkey
     made = POLICIES[policy](rate_margin=1.0)
     assert isinstance(made, TokenFlow)
     seen, views = bound_views(made)
-    run = watched(heavy_prefill(), made, rtx4090(host_kv_blocks=12_000), views.check, monkeypatch)
+    run = watched(heavy_prefill(), made, machine("burst-80", host_kv_blocks=12_000), views.check, monkeypatch)
     over = [flag for *_, flag in seen]
     engaged = over.index(True)
     released = engaged + over[engaged:].index(False)
@@ -252,7 +245,7 @@ def overloaded_view() -> View:
     return View(50.0, np.arange(n), np.arange(n) * 1.0, prompt, output, np.full(n, 400), computed, computed.astype(float),
                 np.array([host, host, gpu, gpu]), np.full(n, 20.0), lambda: np.array([60.0, 59.0, 51.0, 50.5]),
                 np.array([1, 1, 0, 0]), np.zeros(n), np.ones(n), none, none, np.ones(n, int), 4, 30, 100, 200, 16, 8, 4096,
-                0.0, 0.0, 100, 4, 400, 640, 3.0, 0.5, Beliefs(rtx4090()))
+                0.0, 0.0, 100, 4, 400, 640, 3.0, 0.5, Beliefs(machine("burst-80")))
 
 
 def test_beyond_the_bound_the_paper_runs_in_order_of_arrival() -> None:
@@ -267,9 +260,10 @@ def test_beyond_the_bound_the_paper_runs_in_order_of_arrival() -> None:
 # ---- when nothing is short
 
 
-@pytest.mark.parametrize(("calm", "machine"), [(asks(60, 512, 256, 1.0), rtx4090()), (asks(200, 1024, 512, 8.0), h200())])
-def test_an_unstressed_run_is_sglang(calm: list[Ask], machine: Machine) -> None:
-    one, other = (run_engine(calm, POLICIES[name](), machine) for name in ("sglang", "tokenflow"))
+@pytest.mark.parametrize(("name", "requests", "rate"), [("burst-80", 60, 1.0), ("burst-400", 200, 8.0)])
+def test_an_unstressed_run_is_sglang(name: str, requests: int, rate: float) -> None:
+    calm, on = asks(name, num_prompts=requests, request_rate=rate, output_len="normal:256:51"), machine(name)
+    one, other = (run_engine(calm, POLICIES[policy](), on) for policy in ("sglang", "tokenflow"))
     assert one.log.batches == other.log.batches
     assert one.log.ends_s == other.log.ends_s
     assert other.engine.h2d.blocks == 0
@@ -278,11 +272,7 @@ def test_an_unstressed_run_is_sglang(calm: list[Ask], machine: Machine) -> None:
 # ---- Table 1
 
 
-ROWS = {
-    "4090-burst-60-SL": (asks(60, 512, 2048), rtx4090), "4090-burst-80-LL": (asks(80, 1024, 2048), rtx4090),
-    "4090-poisson-2": (asks(200, 512, 2048, 2.0), rtx4090), "h200-burst-400-SL": (asks(400, 512, 4096), h200),
-    "h200-burst-200-LL": (asks(200, 1024, 4096), h200), "h200-poisson-5": (asks(500, 512, 4096, 5.0), h200),
-}
+ROWS = [f"table1-{gpu}-{row}" for gpu in ("4090", "h200") for row in "abc"]      # d is c at twice the rate
 
 
 def nobody_waits_in_vain(engine: Engine, view: View, plan: Plan) -> None:
@@ -308,10 +298,11 @@ def nobody_waits_in_vain(engine: Engine, view: View, plan: Plan) -> None:
 @pytest.mark.parametrize("host", [1, 2])
 @pytest.mark.parametrize("row", ROWS)
 def test_every_row_of_table_1(row: str, host: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    requests, make = ROWS[row]
-    machine = make(host_kv_blocks=host * make().kv_blocks)
-    sglang = run_engine(requests, POLICIES["sglang"](), machine)
-    tokenflow = watched(requests, TokenFlow(), machine, nobody_waits_in_vain, monkeypatch)
+    rate = workload(row).request_rate
+    requests = asks(row, **{} if rate is None else {"num_prompts": int(100 * rate)})
+    on = machine(row, host_kv_blocks=host * machine(row).kv_blocks)
+    sglang = run_engine(requests, POLICIES["sglang"](), on)
+    tokenflow = watched(requests, TokenFlow(), on, nobody_waits_in_vain, monkeypatch)
     assert (tokenflow.records.fate == 1).all()
     assert sglang.records.last_s.max() / tokenflow.records.last_s.max() >= 0.97        # same tokens: raw throughput
     assert rebuffered_s(tokenflow, requests) <= rebuffered_s(sglang, requests) + 1e-9
