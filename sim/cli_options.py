@@ -152,6 +152,8 @@ class Options(Drawn, Cut, Read):
     output_dir: Annotated[str | None, _output(
         "New or empty directory for the results (default: tokenflow-out/COMMAND-N; none with --json)",
         "--output-dir", "-o", metavar="DIR")] = None
+    save_timeline: Annotated[bool, _output(
+        "Also keep timeline.csv: queue, batch, KV memory and links over time", "--save-timeline")] = False
     json: Annotated[bool, _output("One JSON object on standard output, and nothing else there", "--json")] = False
     debug: Annotated[bool, _output(DEBUG, "--debug")] = False
 
@@ -186,6 +188,9 @@ class Options(Drawn, Cut, Read):
 
     def simulation(self) -> dict[str, Any]:
         """Keyword arguments of `sim.simulate` for everything but policy and trace."""
+        if self.save_timeline and self.json and self.output_dir is None:
+            from traces import BadInput
+            raise BadInput("--save-timeline", "command line", "with --json alone no file is kept: give -o DIR as well")
         machine = self._given("mem_fraction", "kv_tokens", "host_kv_tokens", "block_size", "max_num_seqs", "max_num_batched_tokens",
                               "believed_step", "believed_link")
         if self.host_time_ms is not None:
@@ -193,7 +198,7 @@ class Options(Drawn, Cut, Read):
         return machine | {
             "hardware": self.hardware, "model": self.model, "consume_rate": self._readers()[0], "seed": self.seed,
             "max_concurrency": self.max_concurrency, "max_model_len": self.max_model_len, "until_s": self.until,
-            "step_by_step": self.step_by_step,
+            "step_by_step": self.step_by_step, "timeline": self.save_timeline,
         }
 
     @property

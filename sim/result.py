@@ -21,6 +21,7 @@ from .counters import Counters
 from .machine import Machine
 from .metrics import PerRequest, per_request, serving_summary
 from .records import Fate, Records
+from .timeline import Timeline
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -45,6 +46,7 @@ class Result:
     links: Mapping[str, float]          #: bytes moved and seconds busy
     end_s: float                        #: when the simulation stopped
     label: str                          #: the policy's name in tables
+    timeline: Timeline | None = None    #: how it went over time, where that was asked for
     metrics: PerRequest = field(init=False)
     summary: dict[str, Any] = field(init=False)     #: flat, ready for JSON: None where undefined
 
