@@ -22,6 +22,7 @@ from .machine import Machine
 from .metrics import PerRequest, per_request, serving_summary
 from .records import Fate, Records
 from .timeline import Timeline
+from .token_buffer import read_along
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -95,6 +96,10 @@ class Result:
         if not 0 <= id < len(self.trace):
             raise BadInput("request", str(id), f"the trace has requests 0 to {len(self.trace) - 1}")
         return self.records.token_times_s(id)
+
+    def read_along(self, id: int) -> tuple[Floats, Floats]:
+        """When each token of the request in row `id` is taken up, shape (tokens,); from when to when its reader stalled, (m, 2)."""
+        return read_along(self.token_times_s(id), float(self.rates[id]))
 
     def save(self, directory: str | PathLike[str]) -> Path:
         """Write run.json, requests.csv and host.json into a new or empty directory, all of them or nothing."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from policies.api import NOBODY, Bools, Floats, Ints, Plan, Residency, View
+from policies.api import NOBODY, Floats, Ints, Plan, Residency, View, blocks_for
 
 from .engine import Engine, Run, Watch
 
@@ -99,72 +99,101 @@ class Recorder:
 
     def _look(self, engine: Engine, now_s: float, computing: Ints, began_s: float, run: Run | None = None) -> None:
         """What held since the last look. `computing`: rows in the steps since `began_s`; everything is settled."""
-        since_s, kv, bs = self._since_s, engine.kv, engine.machine.block_size
+        since_s, bs = self._since_s, engine.machine.block_size
         if not now_s > since_s:
             return
-        q, n = engine.requests, engine.requests.n
-        at, moved = q.residency[:n], (q.moved_s[:n] > since_s).nonzero()[0]
-        to = at[moved]
-        came_from = _CAME_FROM[to]
-        came_from[(to == Residency.GPU) & (q.computed_tokens[moved] == 0)] = Residency.NONE     # its first chunk is under way
-        when_s, left_gpu = q.moved_s[moved], came_from == Residency.EVICTING
-        freed = -(-q.computed_tokens[moved[left_gpu]] // bs)
-        grows_s, grown, copied = self._growth(engine, run)
+        moves, growth = _Moves.since(engine, since_s), _Growth.of(engine, run)
         written = engine.write_through.tokens / bs
-        block_bytes = bs * engine.machine.kv_token_bytes
         h2d, h2d_upto = self._h2d.rate(engine.h2d, 0.0, since_s, now_s)
         d2h, d2h_upto = self._d2h.rate(engine.d2h, written, since_s, now_s)
         write, self._written = (written - self._written) / (now_s - began_s), written       # 0 without a step
 
         frees_s = np.array([engine.h2d.free_s, engine.d2h.free_s])
-        times = np.concatenate(([since_s, began_s, h2d_upto, d2h_upto], frees_s, when_s, grows_s))
+        times = np.concatenate(([since_s, began_s, h2d_upto, d2h_upto], frees_s, moves.when_s, growth.when_s))
         starts = np.unique(times[(times >= since_s) & (times < now_s)])
         table = np.zeros((len(starts), len(_LEVELS) + len(_RATES)))
-
-        counts = np.zeros((len(starts) + 1, _PLACES), np.int64)
-        counts[0] = np.bincount(at, minlength=_PLACES) - np.bincount(to, minlength=_PLACES) + np.bincount(came_from, minlength=_PLACES)
-        event = starts.searchsorted(when_s)         # len(starts) where it is at the very end
-        np.add.at(counts, (event, to), 1)
-        np.add.at(counts, (event, came_from), -1)
-        waits, resident, host, loading, evicting = counts[:-1].cumsum(axis=0).T[:5]
+        waits, resident, on_host, loading, evicting = moves.counts(engine, starts)
         runs = np.where(starts >= began_s, len(computing), 0)
-        table[:, 0], table[:, 1], table[:, 2], table[:, 3] = waits, runs, resident - runs, host
-        table[:, 4], table[:, 5] = loading, evicting
-
-        blocks = np.zeros((len(starts) + 1, 2), np.int64)
-        blocks[0] = kv.total - kv.free + freed.sum(), kv.host_held(_marks(n, engine.copies.rows))
-        np.subtract.at(blocks[:, 0], event[left_gpu], freed)
-        step = starts.searchsorted(grows_s)
-        np.add.at(blocks[:, 0], step, grown)
-        np.add.at(blocks[:, 1], step, copied)
-        table[:, 6:8] = blocks[:-1].cumsum(axis=0)
-
+        table[:, : len(STATES)] = np.column_stack((waits, runs, resident - runs, on_host, loading, evicting))
+        table[:, 6:8] = _blocks(engine, starts, moves, growth)
         table[:, _FALLING] = np.maximum(frees_s - starts[:, None], 0.0)
-        table[:, -2] = block_bytes * np.where(starts < h2d_upto, h2d, 0.0)
-        table[:, -1] = block_bytes * (np.where(starts < d2h_upto, d2h, 0.0) + np.where(starts >= began_s, write, 0.0))
+        table[:, -2] = np.where(starts < h2d_upto, h2d, 0.0)
+        table[:, -1] = np.where(starts < d2h_upto, d2h, 0.0) + np.where(starts >= began_s, write, 0.0)
+        table[:, -2:] *= bs * engine.machine.kv_token_bytes
         self._since_s = now_s
         self._pieces.append((starts, table))
         self._kept += len(starts)
         if self._kept > _PIECES:
             self._put()
 
-    @staticmethod
-    def _growth(engine: Engine, run: Run | None) -> tuple[Floats, Ints, Ints]:
-        """Within a run: ends of its steps but the last, and the blocks that begin there on the GPU and on the host."""
-        if run is None or len(run.ends_s) == 1:
-            return np.empty(0), NOBODY, NOBODY
-        bs, computed, decoding = engine.machine.block_size, engine.requests.computed_tokens, run.decoding
-        steps = np.arange(len(run.ends_s) - 1)
-        stored = np.intersect1d(decoding, engine.copies.rows, assume_unique=True)
-        # a step begins a block of those whose KV filled the last one
-        grown, copied = (np.bincount(-computed[rows] % bs, minlength=bs)[steps % bs] for rows in (decoding, stored))
-        return run.ends_s[:-1], grown, copied
-
     def _put(self) -> None:
         if self._pieces:
             starts, tables = zip(*self._pieces)
             self._bins.add(np.concatenate(starts), self._since_s, np.concatenate(tables), _FALLING)
         self._pieces, self._kept = [], 0
+
+
+class _Moves(NamedTuple):
+    """Requests that came or changed their place since the last look, once each: only plans could move them again."""
+
+    when_s: Floats
+    came_from: Ints
+    to: Ints
+    kv_tokens: Ints
+
+    @classmethod
+    def since(cls, engine: Engine, since_s: float) -> _Moves:
+        q, n = engine.requests, engine.requests.n
+        rows = (q.moved_s[:n] > since_s).nonzero()[0]
+        to, kv_tokens = q.residency[rows], q.computed_tokens[rows]
+        came_from = _CAME_FROM[to]
+        came_from[(to == Residency.GPU) & (kv_tokens == 0)] = Residency.NONE     # its first chunk is under way
+        return cls(q.moved_s[rows], came_from, to, kv_tokens)
+
+    def counts(self, engine: Engine, starts: Floats) -> Ints:
+        """Requests by residency in each piece, shape (5, pieces)."""
+        q, counts = engine.requests, np.zeros((len(starts) + 1, _PLACES), np.int64)
+        counts[0] = np.bincount(q.residency[: q.n], minlength=_PLACES)
+        piece = starts.searchsorted(self.when_s)        # len(starts) where it is at the very end
+        for places, sign in ((self.came_from, 1), (self.to, -1)):
+            counts[0] += sign * np.bincount(places, minlength=_PLACES)
+            np.add.at(counts, (piece, places), -sign)
+        return counts[:-1].cumsum(axis=0).T[:5]
+
+
+class _Growth(NamedTuple):
+    """Within a run: ends of its steps but the last, and the blocks that begin there on the GPU and on the host."""
+
+    when_s: Floats
+    on_gpu: Ints
+    on_host: Ints
+
+    @classmethod
+    def of(cls, engine: Engine, run: Run | None) -> _Growth:
+        if run is None or len(run.ends_s) == 1:
+            return cls(np.empty(0), NOBODY, NOBODY)
+        bs, computed = engine.machine.block_size, engine.requests.computed_tokens
+        steps = np.arange(len(run.ends_s) - 1)
+        stored = np.intersect1d(run.decoding, engine.copies.rows, assume_unique=True)
+        # a step begins a block of those whose KV filled the last one
+        on_gpu, on_host = (np.bincount(-computed[rows] % bs, minlength=bs)[steps % bs] for rows in (run.decoding, stored))
+        return cls(run.ends_s[:-1], on_gpu, on_host)
+
+
+def _blocks(engine: Engine, starts: Floats, moves: _Moves, growth: _Growth) -> Ints:
+    """Blocks held on the GPU and on the host in each piece, shape (pieces, 2)."""
+    kv, blocks = engine.kv, np.zeros((len(starts) + 1, 2), np.int64)
+    stored = np.zeros(engine.requests.n, np.bool_)
+    stored[engine.copies.rows] = True
+    left_gpu = moves.came_from == Residency.EVICTING
+    freed = blocks_for(moves.kv_tokens[left_gpu], kv.block_size)
+    blocks[0] = kv.total - kv.free + freed.sum(), kv.host_held(stored)
+    np.subtract.at(blocks[:, 0], starts.searchsorted(moves.when_s[left_gpu]), freed)
+    step = starts.searchsorted(growth.when_s)
+    np.add.at(blocks[:, 0], step, growth.on_gpu)
+    np.add.at(blocks[:, 1], step, growth.on_host)
+    held: Ints = blocks[:-1].cumsum(axis=0)
+    return held
 
 
 class _Traffic:
@@ -220,12 +249,6 @@ class Bins:
     def told(self) -> tuple[Floats, Floats, Floats, Floats]:
         """(start_s, end_s, means, maxima); the last bin ends with the last piece."""
         points = int(np.ceil(self._end_s / self.width_s))
-        start_s = self.width_s * np.arange(points)
-        end_s = np.minimum(start_s + self.width_s, self._end_s)
+        start_s = self.width_s * np.arange(points, dtype=np.float64)
+        end_s = np.append(start_s[1:], self._end_s)
         return start_s, end_s, self._sums[:points] / (end_s - start_s)[:, None], self._maxima[:points].copy()
-
-
-def _marks(n: int, rows: Ints) -> Bools:
-    marks = np.zeros(n, np.bool_)
-    marks[rows] = True
-    return marks

@@ -69,7 +69,7 @@ def test_the_same_as_looking_at_every_instant(name: str, monkeypatch: pytest.Mon
         looks: list[Seen] = []
         build = Engine.__init__
 
-        def looked_at(self: Engine, *args: Any, build: Any = build, looks: list[Seen] = looks, at: Any = middles, **kw: Any) -> None:
+        def looked_at(self: Engine, *args: Any, build: Any = build, looks: Any = looks, at: Any = middles, **kw: Any) -> None:
             build(self, *args, **kw)
             looks.append(Seen(self, at.tolist()))
         with monkeypatch.context() as patched:
