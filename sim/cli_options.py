@@ -220,6 +220,13 @@ class CompareOptions(Options):
         metavar="POLICY,...")] = "sglang,vllm,tokenflow"
 
 
+@dataclass(frozen=True)
+class DemoOptions(Seeded):
+    output_dir: Annotated[str | None, _output(
+        "New or empty directory for the results (default: tokenflow-out/demo-N)", "--output-dir", "-o", metavar="DIR")] = None
+    debug: Annotated[bool, _output(DEBUG, "--debug")] = False
+
+
 def with_flags(command: Callable[[Any], None]) -> Callable[..., Job]:
     """A function of one dataclass as a typer command: each field is a flag, and the command returns what is to be done.
 
