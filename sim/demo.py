@@ -38,8 +38,9 @@ def show(seed: int = 0, target: Path | None = None, num_prompts: int | None = No
 
 
 def commands(seed: int, num_prompts: int) -> Sequence[str]:
-    """What gives the same results again, the figures aside, on the command line."""
-    return (f"tokenflow compare --hardware {HARDWARE} --model {MODEL} --arrival burst --num-prompts {num_prompts} "
+    """What gives all of it again, and what gives the same results with flags to change."""
+    return (f"tokenflow demo --seed {seed}",
+            f"tokenflow compare --hardware {HARDWARE} --model {MODEL} --arrival burst --num-prompts {num_prompts} "
             f"--input-len {INPUT_LEN} --output-len {OUTPUT_LEN} --seed {seed} --policies {','.join(POLICIES)} --save-timeline",)
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,11 +59,6 @@ class Drawing:
     title: str
     caption: str    #: one sentence on how to read it
     png: bytes
-
-    @property
-    def alt(self) -> str:
-        """In place of the picture."""
-        return f"{self.title}: {self.caption}"
 
 
 def styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -212,6 +209,7 @@ def _requests(results: Results) -> Figure | None:
         residency(axes, results, where)
         axes.set_title(title, loc="left")
         axes.set_ylabel("requests")
+        axes.yaxis.get_major_locator().set_params(integer=True)
     panels[-1].set_xlabel("time, s")
     return _legend(figure, results)
 
@@ -279,7 +277,14 @@ def _legend(figure: Figure, results: Results) -> Figure:
 
 
 def _wrapped(label: str, width: int = 40) -> str:
-    return "\n".join(wrap(label, width)) or " "
+    """In lines, which end with an argument where they can."""
+    lines = [""]
+    for part in re.split(r"(?<=[\[, ])", label):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        head, *tail = wrap(lines[-1] + part, width, drop_whitespace=False) or [""]
+        lines[-1:] = [head, *tail]
+    return "\n".join(lines) or " "
 
 
 def _png(figure: Figure) -> bytes:
@@ -295,7 +300,10 @@ def _own_look() -> Iterator[None]:
     level = log.level
     log.setLevel(logging.ERROR)
     try:
-        import matplotlib
+        try:
+            import matplotlib
+        except ValueError as error:
+            raise BadInput("MPLBACKEND", os.environ.get("MPLBACKEND", ""), "matplotlib does not know it") from error
         with matplotlib.rc_context():
             matplotlib.rcdefaults()
             matplotlib.rcParams.update(_LOOK)

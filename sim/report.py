@@ -41,12 +41,12 @@ pre { margin: .4rem 0; padding: .6rem .8rem; background: var(--box); border-radi
   white-space: pre-wrap; overflow-wrap: anywhere }
 .soft { color: var(--soft); font-size: .9rem }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 4px }
-table { border-collapse: collapse; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums }
+table { border-collapse: separate; border-spacing: 0; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem .7rem; text-align: right; white-space: nowrap }
 th { font-weight: 600; vertical-align: bottom }
 tbody th { text-align: left; font-weight: 400 }
-th:first-child { position: sticky; left: 0; background: var(--page); border-right: 1px solid var(--line) }
-tbody { border-top: 1px solid var(--line) }
+tr > :first-child { position: sticky; left: 0; background: var(--page); border-right: 1px solid var(--line) }
+tbody tr:first-child > * { border-top: 1px solid var(--line) }
 td small { display: inline-block; min-width: 3.2em; color: var(--soft) }
 .part { padding-left: 1.6rem }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 2rem 1.5rem;
@@ -58,7 +58,7 @@ figcaption { margin-top: .4rem; font-size: .9rem; max-width: 34rem }
   body { padding: 1rem .8rem 2rem }
   table { font-size: .8rem }
   th, td { padding: .2rem .45rem }
-  th:first-child { white-space: normal; min-width: 7.5rem }
+  tbody th { white-space: normal; min-width: 7.5rem }
 }
 @media print {
   :root { --text: #000000; --soft: #444444; --line: #bbbbbb; --page: #ffffff; --box: #f5f5f5 }
@@ -120,7 +120,7 @@ def _table(results: Mapping[str, Result]) -> str:
             rows.append(f'<tr><th scope="row"{kind}>{escape(title.strip())}</th>{"".join(map(_cell, cells))}</tr>')
         parts.append("<tbody>\n" + "\n".join(rows) + "\n</tbody>")
     return "\n".join(['<div class="scroll" tabindex="0" role="region" aria-label="Results">', "<table>",
-                      f'<thead><tr><th></th>{labels}</tr></thead>', *parts, "</table>", "</div>"])
+                      f'<thead><tr><td></td>{labels}</tr></thead>', *parts, "</table>", "</div>"])
 
 
 def _cell(cells: Sequence[str]) -> str:
@@ -136,6 +136,6 @@ def _broken(label: str) -> str:
 def _figure(drawing: Drawing) -> str:
     width, height = struct.unpack(">II", drawing.png[16:24])        # where every PNG has them
     return "\n".join(["<figure>", f"<h3>{escape(drawing.title)}</h3>",
-                      f'<img src="data:image/png;base64,{b64encode(drawing.png).decode()}" alt="{escape(drawing.alt)}" '
+                      f'<img src="data:image/png;base64,{b64encode(drawing.png).decode()}" alt="{escape(drawing.title)}, a plot" '
                       f'width="{width}" height="{height}">',
                       f"<figcaption>{escape(drawing.caption)}</figcaption>", "</figure>"])

@@ -123,7 +123,6 @@ def test_every_figure_is_a_picture_with_something_in_it(results: dict[str, Resul
         border = np.concatenate((pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]))[:, :3]
         assert (border == 1).all(), f"{drawing.name}: something is cut off at the edge"
         assert drawing.caption.endswith(".")
-        assert drawing.alt
 
 
 def test_the_same_results_give_the_same_bytes(results: dict[str, Result]) -> None:
