@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .cli_options import CompareOptions, Job, Options, RunOptions, with_flags
+from .cli_options import CompareOptions, DemoOptions, Job, Options, RunOptions, with_flags
 from .cli_trace import app as trace_app
 
 if TYPE_CHECKING:
@@ -106,6 +106,16 @@ def compare(options: CompareOptions) -> None:
     """Simulate several policies on the same requests."""
     from .policy_choice import choose_all
     _study(options, "compare", lambda: choose_all(options.policies))
+
+
+@app.command("demo")
+@with_flags
+def demo(options: DemoOptions) -> None:
+    """Five policies on a burst of 80 requests: a table, figures, and a report to look at."""
+    from pathlib import Path
+
+    from .demo import show
+    show(options.seed, None if options.output_dir is None else Path(options.output_dir))
 
 
 @app.command("list")

@@ -161,6 +161,8 @@ class Options(Drawn, Cut, Read):
     output_dir: Annotated[str | None, _output(
         "New or empty directory for the results (default: tokenflow-out/COMMAND-N; none with --json)",
         "--output-dir", "-o", metavar="DIR")] = None
+    save_timeline: Annotated[bool, _output(
+        "Also keep timeline.csv: queue, batch, KV memory and links over time", "--save-timeline")] = False
     json: Annotated[bool, _output("One JSON object on standard output, and nothing else there", "--json")] = False
     debug: Annotated[bool, _output(DEBUG, "--debug")] = False
 
@@ -196,6 +198,9 @@ class Options(Drawn, Cut, Read):
 
     def simulation(self) -> dict[str, Any]:
         """Keyword arguments of `sim.simulate` for everything but policy and trace."""
+        if self.save_timeline and self.json and self.output_dir is None:
+            from traces import BadInput
+            raise BadInput("--save-timeline", "command line", "with --json alone no file is kept: give -o DIR as well")
         from .workloads import workload
         machine = workload(self.workload).machine if self.workload is not None else {}
         machine |= self._given(*_SET_BY_WORKLOAD, "kv_tokens", "host_kv_tokens", "block_size", "max_num_seqs",
@@ -205,7 +210,7 @@ class Options(Drawn, Cut, Read):
         return machine | {
             "workload": self._named(), "consume_rate": self._readers()[0], "seed": self.seed,
             "max_concurrency": self.max_concurrency, "max_model_len": self.max_model_len, "until_s": self.until,
-            "step_by_step": self.step_by_step,
+            "step_by_step": self.step_by_step, "timeline": self.save_timeline,
         }
 
     def _named(self) -> str | None:
@@ -231,6 +236,13 @@ class CompareOptions(Options):
     policies: Annotated[str, _run(
         "As --policy of run, each with its arguments in square brackets; ratios are to the first (default: sglang,vllm,tokenflow)",
         metavar="POLICY,...")] = "sglang,vllm,tokenflow"
+
+
+@dataclass(frozen=True)
+class DemoOptions(Seeded):
+    output_dir: Annotated[str | None, _output(
+        "New or empty directory for the results (default: tokenflow-out/demo-N)", "--output-dir", "-o", metavar="DIR")] = None
+    debug: Annotated[bool, _output(DEBUG, "--debug")] = False
 
 
 def with_flags(command: Callable[[Any], None]) -> Callable[..., Job]:

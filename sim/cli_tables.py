@@ -92,15 +92,24 @@ def plain_console() -> Console:
     return _Console(highlight=False)
 
 
-def show(results: Mapping[str, Result], cpu_s: Mapping[str, float]) -> None:
+def show(results: Mapping[str, Result], cpu_s: Mapping[str, float] | None = None) -> None:
     """The policies side by side, as many as the width holds; each further table begins with the first policy again."""
     console = plain_console()
-    for line in _heading(next(iter(results.values()))):
+    for line in heading(next(iter(results.values()))):
         console.print(Text(line))
-    summaries = {label: result.summary | {"cpu_s": cpu_s[label]} for label, result in results.items()}
+    summaries = {label: result.summary | ({"cpu_s": cpu_s[label]} if cpu_s else {}) for label, result in results.items()}
     for page in _pages(list(summaries), console.width):
         console.print(_table({label: summaries[label] for label in page}))
-    console.print(f"CPU of the whole process: {time.process_time():.2f} s")
+    if cpu_s:
+        console.print(f"CPU of the whole process: {time.process_time():.2f} s")
+
+
+def sections(summaries: Mapping[str, Summary]) -> list[list[tuple[str, list[list[str]]]]]:
+    """The table's rows, section by section: a title and each policy's cells, its value and (but for the first) a ratio."""
+    columns = list(summaries.values())
+    cost = [_COST] if all("cpu_s" in summary for summary in columns) else []
+    return [[(row.title, [row.cells(summary, columns[0]) for summary in columns])
+             for row in section if row.always or any(map(row.number, columns))] for section in (_READERS, _ENGINE, _FATES, *cost)]
 
 
 def _pages(labels: list[str], width: int) -> list[list[str]]:
@@ -118,31 +127,29 @@ def _pages(labels: list[str], width: int) -> list[list[str]]:
 
 
 def _label_width(label: str) -> int:
-    return max(len(line) for line in [*_header(label).split("\n"), "12,345.67"])
+    return max(len(line) for line in [*header(label).split("\n"), "12,345.67"])
 
 
 def _table(summaries: Mapping[str, Summary]) -> Table:
-    first, columns = next(iter(summaries.values())), list(summaries.values())
+    first = next(iter(summaries.values()))
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
     table.add_column("", no_wrap=True)
     for label, summary in summaries.items():
-        table.add_column(Text(_header(label)), justify="right", overflow="fold")
+        table.add_column(Text(header(label)), justify="right", overflow="fold")
         if summary is not first:
             table.add_column("", style="dim", no_wrap=True)
-    for section in (_READERS, _ENGINE, _FATES, _COST):
-        shown = [row for row in section if row.always or any(map(row.number, columns))]
-        for row in shown:
-            cells = [Text(cell) for summary in columns for cell in row.cells(summary, first)]
-            table.add_row(row.title, *cells, end_section=row is shown[-1])
+    for section in sections(summaries):
+        for i, (title, cells) in enumerate(section, 1):
+            table.add_row(title, *(Text(cell) for column in cells for cell in column), end_section=i == len(section))
     return table
 
 
-def _header(label: str) -> str:
+def header(label: str) -> str:
     """The label in lines: an argument each."""
     return label.replace("[", "\n[").replace(",", ",\n")
 
 
-def _heading(result: Result) -> list[str]:
+def heading(result: Result) -> list[str]:
     """What all runs have in common."""
     said = result.summary
     rate, machine = said["consume_rate"], result.machine

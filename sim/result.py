@@ -21,6 +21,8 @@ from .counters import Counters
 from .machine import Machine
 from .metrics import PerRequest, per_request, serving_summary
 from .records import Fate, Records
+from .timeline import Timeline
+from .token_buffer import read_along
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -45,6 +47,7 @@ class Result:
     links: Mapping[str, float]          #: bytes moved and seconds busy
     end_s: float                        #: when the simulation stopped
     label: str                          #: the policy's name in tables
+    timeline: Timeline | None = None    #: how it went over time, where that was asked for
     metrics: PerRequest = field(init=False)
     summary: dict[str, Any] = field(init=False)     #: flat, ready for JSON: None where undefined
 
@@ -93,6 +96,10 @@ class Result:
         if not 0 <= id < len(self.trace):
             raise BadInput("request", str(id), f"the trace has requests 0 to {len(self.trace) - 1}")
         return self.records.token_times_s(id)
+
+    def read_along(self, id: int) -> tuple[Floats, Floats]:
+        """When each token of the request in row `id` is taken up, shape (tokens,); from when to when its reader stalled, (m, 2)."""
+        return read_along(self.token_times_s(id), float(self.rates[id]))
 
     def save(self, directory: str | PathLike[str]) -> Path:
         """Write run.json, requests.csv and host.json into a new or empty directory, all of them or nothing."""

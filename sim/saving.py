@@ -2,6 +2,7 @@
 
     run.json        what was run and its summary, flat; the same seed gives the same bytes
     requests.csv    one row per request of the trace
+    timeline.csv    how it went over time, where that was recorded
     host.json       when, where, with which versions and at what price it was computed
 """
 
@@ -79,11 +80,11 @@ class Draft:
             with suppress(OSError):         # not empty: it holds results
                 folder.rmdir()
 
-    def write(self, name: str, text: str) -> None:
+    def write(self, name: str, content: str | bytes) -> None:
         with _one_line(self._shown):
             file = self._path / name
             file.parent.mkdir(exist_ok=True)
-            file.write_bytes(text.encode())
+            file.write_bytes(content.encode() if isinstance(content, str) else content)
 
     def publish(self) -> Path:
         """The draft becomes the result; where it is now, as the user would write it."""
@@ -107,9 +108,11 @@ def save_run(result: Result, directory: Path) -> Path:
 
 
 def write_run(draft: Draft, result: Result, folder: str = "") -> None:
-    """run.json and requests.csv, into a folder of the draft when one is named."""
+    """run.json, requests.csv and, where recorded, timeline.csv, into a folder of the draft when one is named."""
     draft.write(os.path.join(folder, "run.json"), as_json(run_facts(result)))
     draft.write(os.path.join(folder, "requests.csv"), as_csv(result.columns()))
+    if result.timeline is not None:
+        draft.write(os.path.join(folder, "timeline.csv"), as_csv(result.timeline.columns()))
 
 
 def write_comparison(draft: Draft, results: Mapping[str, Result]) -> None:

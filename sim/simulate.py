@@ -19,6 +19,7 @@ from .errors import FAULTS, BadInput, PolicyError, Wedged
 from .machine import Machine
 from .records import Fate, Records
 from .result import Result, name_of
+from .timeline import Recorder
 
 Progress = Callable[[int, int, float], None]    # requests done, requests in all, simulated seconds
 
@@ -28,7 +29,7 @@ DEFAULT_CONSUME_TPS = 20.0      # tokens per second, the TokenFlow paper's headl
 def simulate(policy: Policy | str, trace: Trace, hardware: Machine | str | Path = "rtx4090", model: str | Path = "llama3-8b", *,
              consume_rate: float = DEFAULT_CONSUME_TPS, max_concurrency: int | None = None, max_model_len: int | None = None,
              until_s: float | None = None, step_by_step: bool = False, watch: Watch | None = None, progress: Progress | None = None,
-             seed: int | None = None, workload: str | None = None, label: str | None = None,
+             seed: int | None = None, workload: str | None = None, label: str | None = None, timeline: bool = False,
              **machine_options: Any) -> Result:
     """Simulate `trace` under `policy`; the policy object itself is not touched, the run works on a copy.
 
@@ -38,7 +39,7 @@ def simulate(policy: Policy | str, trace: Trace, hardware: Machine | str | Path 
     consume_rate: tokens per second of readers whose rate the trace does not give. max_concurrency: requests in flight at the
     client. max_model_len: longer requests are rejected; no limit when None. until_s: stop then, the rest is unfinished.
     step_by_step: one engine step per event, for checking. seed, workload: recorded with the result; the run itself draws nothing.
-    label: the policy's name in the result, when it is to be another than its own.
+    label: the policy's name in the result, when it is to be another than its own. timeline: also record how it went over time.
 
     Raises BadInput (one line) on input it cannot use, on a policy that raises or plans what cannot be carried out
     (PolicyError), and on a run that would never end (Wedged).
@@ -51,14 +52,15 @@ def simulate(policy: Policy | str, trace: Trace, hardware: Machine | str | Path 
         raise BadInput("policy", repr(policy), "must be a name or an object with a method plan(view)")
     machine, provenance = _machine(hardware, model, policy, machine_options)
     _check(trace, consume_rate, max_concurrency, max_model_len, until_s)
+    recorder = Recorder(also=watch) if timeline else None
     run = _Run(_fresh(policy), trace, machine, consume_rate, max_concurrency, max_model_len, until_s, step_by_step,
-               watch, progress)
+               recorder or watch, progress)
     run.run()
     settings = {"consume_rate": consume_rate, "max_concurrency": max_concurrency, "max_model_len": max_model_len,
                 "until_s": until_s, "seed": seed, "workload": workload}
     return Result(trace=trace, rates=run.rates, records=run.records, counters=run.engine.count, machine=machine, policy=policy,
                   provenance=provenance, settings=settings, links=run.links(), end_s=run.env.now,
-                  label=label or name_of(policy))
+                  label=label or name_of(policy), timeline=recorder.timeline(run.engine) if recorder else None)
 
 
 def _fresh(policy: Policy) -> Policy:

@@ -11,6 +11,8 @@ import numpy as np
 
 from policies.api import Floats, Ints
 
+TOLERANCE_S = 1e-9      #: a shorter stall is rounding
+
 
 def deliver(read_until_s: Floats, rate: Floats, since: Ints, steps: int, at: Floats, ends_s: Floats) -> Floats:
     """c_n of readers who got one token in each step of a clock, up to `steps`: max(c_0 + n/r, t_j + (n - j)/r over the steps j).
@@ -24,3 +26,12 @@ def deliver(read_until_s: Floats, rate: Floats, since: Ints, steps: int, at: Flo
         late[at[:, None] < since] = -np.inf
     until: Floats = np.maximum(read_until_s + (steps - since) * gap, late.max(axis=0))
     return until
+
+
+def read_along(times_s: Floats, rate: float) -> tuple[Floats, Floats]:
+    """(c_j, stalls) of one reader: when each token is taken up, shape (k,), and from when to when there was none, shape (m, 2)."""
+    paces = np.arange(len(times_s)) / rate
+    late = np.maximum.accumulate(times_s - paces)
+    stalled = (np.diff(late) > TOLERANCE_S).nonzero()[0]
+    taken_s: Floats = late + paces
+    return taken_s, np.column_stack((late[stalled] + paces[stalled + 1], times_s[stalled + 1]))

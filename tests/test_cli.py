@@ -101,6 +101,20 @@ def test_same_command_same_bytes(inside: Path, capsys: pytest.CaptureFixture[str
     assert (inside / "one/vllm/requests.csv").read_bytes() != (inside / "three/vllm/requests.csv").read_bytes()
 
 
+def test_a_timeline_is_kept_on_demand(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, more in (("without", []), ("with", ["--save-timeline"])):
+        assert main(["compare", "--policies", "sglang,vllm", *SMALL, *more, "-o", name]) == 0
+    assert sorted(os.listdir("without/vllm")) == ["requests.csv", "run.json"]
+    assert sorted(os.listdir("with/vllm")) == ["requests.csv", "run.json", "timeline.csv"]
+    assert Path("without/vllm/run.json").read_bytes() == Path("with/vllm/run.json").read_bytes()
+    header, *rows = Path("with/vllm/timeline.csv").read_text().splitlines()
+    assert header.startswith("start_s,end_s,queued,running,paused,on_host,loading,evicting,gpu_blocks,host_blocks,")
+    assert len(rows) > 100
+    capsys.readouterr()
+    assert main(["run", *SMALL, "--json", "--save-timeline"]) == 2
+    assert capsys.readouterr().err.startswith("tokenflow: --save-timeline: command line: with --json alone no file is kept")
+
+
 def test_trace_and_its_cuts(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = "".join(f"{second},50,{40 + second}\n" for second in range(20))
     (inside / "my.csv").write_text("arrival_s,input_tokens,output_tokens\n" + rows + "30,50,0\n")

@@ -179,6 +179,12 @@ BAD = [
     (f"run {N} -o taken", r"output directory: taken: is not empty; results are never overwritten"),
     (f"run {N} -o good.csv", r"output directory: good.csv: is a file"),
     (f"run {N} -o good.csv/inside", r"output directory: good.csv/inside: cannot be written: not a directory"),
+    # the demo
+    ("demo -o taken", r"output directory: taken: is not empty; results are never overwritten"),
+    ("demo -o good.csv/inside", r"output directory: good.csv/inside: cannot be written: not a directory"),
+    ("demo --seed -1", r"--seed: -1: must be a whole number from 0"),
+    ("demo --seed one", r"--seed: 'one': is not a whole number"),
+    ("demo --num-prompts 3", r"--num-prompts: tokenflow demo: No such option"),
     # the command line itself
     ("fly", r"command line: tokenflow: No such command 'fly'"),
     ("run --nonsense 3", r"--nonsense: tokenflow run: No such option"),

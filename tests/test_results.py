@@ -250,3 +250,13 @@ def test_a_place_that_cannot_be(tmp_path: Path) -> None:
         with pytest.raises(BadInput, match="cannot be written") as caught, Draft(Path(bad), "run"):
             raise AssertionError("found out too late")
         assert "\n" not in str(caught.value)
+
+
+def test_reading_along_agrees_with_the_metrics(crowded: Result) -> None:
+    reading = crowded.metrics.reading
+    assert reading.rebuffers.sum() > 10
+    for id in range(len(crowded.trace)):
+        taken_s, stalls = crowded.read_along(id)
+        assert len(taken_s) == len(crowded.token_times_s(id))
+        assert len(stalls) == reading.rebuffers[id]
+        assert np.diff(stalls).sum() == pytest.approx(reading.rebuffer_s[id], abs=1e-6)

@@ -68,3 +68,18 @@ def test_several_runs_and_readers_who_join_between_them() -> None:
         until = token_buffer.deliver(before, rate, since, len(ends), at.astype(float), ends[at])
         expected = [taken(c, r, ends[s:].tolist()) for c, r, s in zip(before.tolist(), rate.tolist(), since.tolist())]
         np.testing.assert_allclose(until, expected, rtol=0, atol=1e-9)
+
+
+@settings(max_examples=300, deadline=None)
+@given(gaps_s=st.lists(st.floats(1e-4, 2.0), max_size=40), rate=st.floats(0.5, 50))
+def test_reading_along_token_by_token(gaps_s: list[float], rate: float) -> None:
+    times = np.cumsum(gaps_s)
+    expected, stalls, free_s = [], [], inf
+    for time in times.tolist():
+        if time > free_s + 1e-8:
+            stalls.append((free_s, time))
+        expected.append(time if free_s == inf else max(time, free_s))
+        free_s = expected[-1] + 1 / rate
+    taken_s, seen = token_buffer.read_along(times, rate)
+    assert taken_s == pytest.approx(np.array(expected), abs=1e-9)
+    assert seen[np.diff(seen)[:, 0] > 1e-8].ravel() == pytest.approx(np.ravel(stalls), abs=1e-9)
