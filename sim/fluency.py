@@ -1,0 +1,49 @@
+"""Loss of fluency: seconds in which someone reads notably slower than he would.
+
+A request loses fluency when there is a window of one second in which its reader takes up less than 0.7 of what he takes up in a
+second, r tokens, because there is nothing left to read. Tokens count by the part of them that falls into the window, each being
+read for 1/r: so nothing depends on where whole tokens happen to fall, whatever the rate, and the condition reads "his buffer is
+empty for more than 0.3 s of the window". Only stalls between the first token and the last count. Of answers that last less
+than a second a window sees everything: there, 0.3 s in all are too many.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from policies.api import Bools, Floats
+
+WINDOW_S = 1.0
+SPEED_LOSS = 0.3        #: speed variation above which reading is felt to lose fluency (TokenFlow, section 2)
+
+TOLERANCE = 1e-9        #: seconds that a stall, and tokens that a buffer, may be off by rounding
+
+
+def loses_fluency(stalled_s: Floats, rates: Floats) -> Bools:
+    """Whether each of m readers ever does; `stalled_s`: time before an empty buffer until each token since the first, shape (m, k).
+
+    The stall within a window changes linearly as it slides, and is largest where it begins with a stall or ends with one.
+    """
+    most = SPEED_LOSS * WINDOW_S + TOLERANCE
+    lost: Bools = stalled_s[:, -1] > most
+    rows = lost.nonzero()[0]
+    if not len(rows):
+        return lost
+    stalled_s, rates = stalled_s[rows], rates[rows]
+    begin, end, stall_s, row = _stalls(stalled_s, rates)
+    edges, until = np.stack((begin, end), axis=1).ravel(), stall_s.cumsum()
+    empty_s = np.stack((until - stall_s, until), axis=1).ravel()            # until each edge, over all rows
+    from_begin = np.interp(begin + WINDOW_S, edges, empty_s) - (until - stall_s)
+    to_end = until - np.interp(end - WINDOW_S, edges, empty_s)
+    lost[rows] = np.bincount(row[np.maximum(from_begin, to_end) > most], minlength=len(rows)) > 0
+    return lost
+
+
+def _stalls(stalled_s: Floats, rates: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    """(begin, end, length, row) of every stall, on one axis of time: the rows one after the other, further apart than a window."""
+    steps = np.diff(stalled_s, axis=1)
+    row, token = (steps > 0).nonzero()
+    stall_s = steps[row, token]
+    lasts_s = stalled_s[:, -1] + stalled_s.shape[1] / rates + 2 * WINDOW_S
+    end = (lasts_s.cumsum() - lasts_s)[row] + stalled_s[row, token + 1] + (token + 1) / rates[row]
+    return end - stall_s, end, stall_s, row
