@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from policies.api import Bools, Floats
+from policies.api import Bools, Floats, Ints
 
 WINDOW_S = 1.0
 SPEED_LOSS = 0.3        #: speed variation above which reading is felt to lose fluency (TokenFlow, section 2)
@@ -39,7 +39,7 @@ def loses_fluency(stalled_s: Floats, rates: Floats) -> Bools:
     return lost
 
 
-def _stalls(stalled_s: Floats, rates: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+def _stalls(stalled_s: Floats, rates: Floats) -> tuple[Floats, Floats, Floats, Ints]:
     """(begin, end, length, row) of every stall, on one axis of time: the rows one after the other, further apart than a window."""
     steps = np.diff(stalled_s, axis=1)
     row, token = (steps > 0).nonzero()

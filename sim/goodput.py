@@ -48,7 +48,7 @@ def check_goodput(limits: Mapping[str, float]) -> None:
         if name not in LIMITS:
             raise BadInput(OPTION, repr(name), f"unknown; known are {', '.join(LIMITS)}")
         number = isinstance(limit, int | float) and not isinstance(limit, bool)
-        if not (number and (0 < limit < inf or limit == 0 and name == "rebuffer")):
+        if not (number and (0 < limit < inf or (limit == 0 and name == "rebuffer"))):
             raise BadInput(OPTION, f"{name}:{limit}", "must be a positive number of milliseconds")
 
 

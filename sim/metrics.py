@@ -51,9 +51,10 @@ def serving_summary(trace: Trace, rates: Floats, records: Records, requests: Per
 
     Keys that `vllm bench serve --save-result` writes have its names and meanings: totals, means and percentiles (numpy's linear
     ones) are over completed requests, in milliseconds; ITL pools all gaps of all of them; `duration` runs from the first
-    arrival to the last token, or to `end_s` when requests are unfinished then. Rebuffering, QoE and fluency are those of completed
-    requests which someone reads; the share of good requests is of all that the trace has. Effective throughput and QoS (TokenFlow 7.1.3, and Eq. 2 with lambda = mu = r: a second of waiting or of
-    stalling costs r tokens) also count what unfinished requests got by then; their T begins with the first arrival.
+    arrival to the last token, or to `end_s` when requests are unfinished then. Rebuffering, QoE (of Andes) and fluency are those
+    of completed requests which someone reads; the share of good requests is of all that the trace has. Effective throughput and
+    QoS (TokenFlow 7.1.3, and Eq. 2 with lambda = mu = r: a second of waiting or of stalling costs r tokens) also count what
+    unfinished requests got by then; their T begins with the first arrival.
     """
     done, unfinished = records.fate == Fate.COMPLETED, records.fate == Fate.UNFINISHED
     end_s = end_s if unfinished.any() else float(records.last_s[done].max())

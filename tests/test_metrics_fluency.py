@@ -50,7 +50,8 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def found(requests: list[Case], start_s: float = 3.0) -> list[bool]:
-    records = Records.of_token_times([0.0] * len(requests), [np.array([start_s + float(t) for t in times]) for times, _ in requests])
+    token_times_s = [np.array([start_s + float(t) for t in times]) for times, _ in requests]
+    records = Records.of_token_times([0.0] * len(requests), token_times_s)
     rates = np.array([float(rate) for _, rate in requests])
     lost: list[bool] = read(records, rates, records.tokens, np.arange(len(requests))).lost_fluency.tolist()
     return lost

@@ -72,5 +72,5 @@ def test_parse(words: list[str]) -> None:
 @pytest.mark.parametrize("limits", [{"itl": 5}, {"ttft": 0}, {"ttft": -1}, {"ttft": float("nan")}, {"ttft": "5"}, {"ttft": True},
                                     {"e2el": float("inf")}, {"rebuffer": -1}, "ttft:5", ["ttft"]])
 def test_bad_limits_from_python(limits: object) -> None:
-    with pytest.raises(BadInput, match="^--goodput: .+: "):
+    with pytest.raises(BadInput, match=r"^--goodput: .+: "):
         simulate("vllm", generate(2, output_len=5), goodput=limits)     # type: ignore[arg-type]

@@ -14,6 +14,8 @@ from sim.reading import read
 from sim.records import Records
 from traces import make_trace
 
+ONE, TWO = Fraction(1), Fraction(2)
+
 Case = tuple[list[Fraction], Fraction, Fraction]
 
 
@@ -38,11 +40,13 @@ def cases(draw: st.DrawFn) -> Case:
     gaps = draw(st.lists(st.integers(0, 200) | st.sampled_from([0, 1, 4]), min_size=1, max_size=60))
     grid = draw(st.sampled_from([64, 10]))
     times = [Fraction(sum(gaps[: i + 1]), grid) for i in range(len(gaps))]
-    return times, draw(st.sampled_from([Fraction(1, 2), Fraction(3), Fraction(20)])), draw(st.sampled_from([Fraction(1), Fraction(5, 2)]))
+    rate, expected = draw(st.sampled_from([ONE / 2, Fraction(3), Fraction(20)])), draw(st.sampled_from([ONE, Fraction(5, 2)]))
+    return times, rate, expected
 
 
 def qoe_of(requests: list[Case], sent_s: float = 0.0) -> np.ndarray:
-    records = Records.of_token_times([sent_s] * len(requests), [np.array([sent_s + float(t) for t in one]) for one, _, _ in requests])
+    token_times_s = [np.array([sent_s + float(t) for t in times]) for times, _, _ in requests]
+    records = Records.of_token_times([sent_s] * len(requests), token_times_s)
     rates, expected = np.array([float(rate) for _, rate, _ in requests]), np.array([float(due) for _, _, due in requests])
     return read(records, rates, records.tokens, np.arange(len(requests)), expected).qoe
 
@@ -57,9 +61,6 @@ def test_qoe_is_a_share(case: Case) -> None:
     assert 0 < qoe_of([case])[0] <= 1
 
 
-ONE, TWO = Fraction(1), Fraction(2)
-
-
 @pytest.mark.parametrize(("times", "rate", "qoe"), [
     # in time, and more than in time
     ([1, 2, 3], ONE, 1.0),
@@ -67,7 +68,7 @@ ONE, TWO = Fraction(1), Fraction(2)
     ([Fraction(1, 2), 2, 3], ONE, 1.0),     # what comes early earns nothing, and the second is in time
     # all of it 2 s late: the ideal is 3 read at 4 s and then waits until 6 s, 4.5 + 2 x 3; the actual lacks 3 x 2
     ([3, 4, 5], ONE, 1 - 6 / 10.5),
-    # one token, 1 s late, read within 0.5 s: of 0.5 x 0.5 + 1 it lacks 1
+    # one token, 1 s late, read within 0.5 s: of 0.5 / 2 + 1 it lacks 1
     ([2], TWO, 1 - 1 / 1.25),
     # half the reader's speed, from 1 s on: tokens 0, 1, 2 s late; until 6 s the ideal has 4.5 + 2 x 3
     ([1, 3, 5], ONE, 1 - 3 / 10.5),

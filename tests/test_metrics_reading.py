@@ -80,7 +80,8 @@ def test_every_take_up_is_the_walks(requests: list[tuple[list[Fraction], Fractio
         taken = [times[0]]
         for time in times[1:]:
             taken.append(max(time, taken[-1] + 1 / rate))
-        assert (row + np.arange(longest) / float(rate))[: len(times)] == pytest.approx([float(at - times[0]) for at in taken], abs=1e-9)
+        found = (row + np.arange(longest) / float(rate))[: len(times)]
+        assert found == pytest.approx([float(at - times[0]) for at in taken], abs=1e-9)
         assert (row[len(times) :] == row[len(times) - 1]).all(), "after the last token: the total"
 
 
