@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from policies.api import Bools, Floats, Ints
+from policies.api import Bools, Floats
 
 WINDOW_S = 1.0
 SPEED_LOSS = 0.3        #: speed variation above which reading is felt to lose fluency (TokenFlow, section 2)
@@ -26,24 +26,23 @@ def loses_fluency(stalled_s: Floats, rates: Floats) -> Bools:
     """
     most = SPEED_LOSS * WINDOW_S + TOLERANCE
     lost: Bools = stalled_s[:, -1] > most
-    rows = lost.nonzero()[0]
-    if not len(rows):
+    if not lost.any():
         return lost
-    stalled_s, rates = stalled_s[rows], rates[rows]
-    begin, end, stall_s, row = _stalls(stalled_s, rates)
-    edges, until = np.stack((begin, end), axis=1).ravel(), stall_s.cumsum()
-    empty_s = np.stack((until - stall_s, until), axis=1).ravel()            # until each edge, over all rows
+    rows = lost.nonzero()[0]
+    stalls_s = np.diff(stalled_s[rows], axis=1)
+    in_doubt = (stalls_s.max(axis=1, initial=0.0) <= most).nonzero()[0]         # no single stall says it
+    if not len(in_doubt):
+        return lost
+    rows, stalls_s = rows[in_doubt], stalls_s[in_doubt]
+    row, token = (stalls_s > 0).nonzero()
+    stall_s, since_first_s = stalls_s[row, token], stalled_s[rows[row], token + 1] + (token + 1) / rates[rows[row]]
+
+    # one axis of time: the rows one after the other, further apart than a window
+    apart_s = stalled_s[rows, -1] + stalled_s.shape[1] / rates[rows] + 2 * WINDOW_S
+    end = (apart_s.cumsum() - apart_s)[row] + since_first_s
+    begin, until = end - stall_s, stall_s.cumsum()
+    edges, empty_s = np.stack((begin, end), axis=1).ravel(), np.stack((until - stall_s, until), axis=1).ravel()
     from_begin = np.interp(begin + WINDOW_S, edges, empty_s) - (until - stall_s)
     to_end = until - np.interp(end - WINDOW_S, edges, empty_s)
     lost[rows] = np.bincount(row[np.maximum(from_begin, to_end) > most], minlength=len(rows)) > 0
     return lost
-
-
-def _stalls(stalled_s: Floats, rates: Floats) -> tuple[Floats, Floats, Floats, Ints]:
-    """(begin, end, length, row) of every stall, on one axis of time: the rows one after the other, further apart than a window."""
-    steps = np.diff(stalled_s, axis=1)
-    row, token = (steps > 0).nonzero()
-    stall_s = steps[row, token]
-    lasts_s = stalled_s[:, -1] + stalled_s.shape[1] / rates + 2 * WINDOW_S
-    end = (lasts_s.cumsum() - lasts_s)[row] + stalled_s[row, token + 1] + (token + 1) / rates[row]
-    return end - stall_s, end, stall_s, row
