@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from traces import Trace
 
 from .engine import Engine, Watch
 from .errors import FAULTS, BadInput, PolicyError, Wedged
+from .goodput import check_goodput, described
 from .machine import Machine
+from .percentiles import check_percentiles
 from .records import Fate, Records
 from .result import Result, name_of
 from .timeline import Recorder
@@ -30,7 +32,7 @@ def simulate(policy: Policy | str, trace: Trace, hardware: Machine | str | Path 
              consume_rate: float = DEFAULT_CONSUME_TPS, max_concurrency: int | None = None, max_model_len: int | None = None,
              until_s: float | None = None, step_by_step: bool = False, watch: Watch | None = None, progress: Progress | None = None,
              seed: int | None = None, workload: str | None = None, label: str | None = None, timeline: bool = False,
-             **machine_options: Any) -> Result:
+             percentiles: Sequence[float] = (99,), goodput: Mapping[str, float] | None = None, **machine_options: Any) -> Result:
     """Simulate `trace` under `policy`; the policy object itself is not touched, the run works on a copy.
 
     hardware: name of a built-in profile, path of a profile, or a `Machine`. model: name, or path of a Hugging Face config.json.
@@ -40,6 +42,8 @@ def simulate(policy: Policy | str, trace: Trace, hardware: Machine | str | Path 
     client. max_model_len: longer requests are rejected; no limit when None. until_s: stop then, the rest is unfinished.
     step_by_step: one engine step per event, for checking. seed, workload: recorded with the result; the run itself draws nothing.
     label: the policy's name in the result, when it is to be another than its own. timeline: also record how it went over time.
+    percentiles: those that the summary reports; P99 it always does. goodput: limits in milliseconds by name (ttft, tpot, e2el,
+    rebuffer) that good requests meet.
 
     Raises BadInput (one line) on input it cannot use, on a policy that raises or plans what cannot be carried out
     (PolicyError), and on a run that would never end (Wedged).
@@ -50,6 +54,8 @@ def simulate(policy: Policy | str, trace: Trace, hardware: Machine | str | Path 
         label, policy = label or policy, POLICIES[policy]()
     if isinstance(policy, type) or not callable(getattr(policy, "plan", None)):
         raise BadInput("policy", repr(policy), "must be a name or an object with a method plan(view)")
+    check_percentiles(percentiles)
+    check_goodput(goodput := {} if goodput is None else goodput)
     machine, provenance = _machine(hardware, model, policy, machine_options)
     _check(trace, consume_rate, max_concurrency, max_model_len, until_s)
     recorder = Recorder(also=watch) if timeline else None
@@ -57,10 +63,10 @@ def simulate(policy: Policy | str, trace: Trace, hardware: Machine | str | Path 
                recorder or watch, progress)
     run.run()
     settings = {"consume_rate": consume_rate, "max_concurrency": max_concurrency, "max_model_len": max_model_len,
-                "until_s": until_s, "seed": seed, "workload": workload}
+                "until_s": until_s, "seed": seed, "workload": workload, "goodput": described(goodput)}
     return Result(trace=trace, rates=run.rates, records=run.records, counters=run.engine.count, machine=machine, policy=policy,
-                  provenance=provenance, settings=settings, links=run.links(), end_s=run.env.now,
-                  label=label or name_of(policy), timeline=recorder.timeline(run.engine) if recorder else None)
+                  provenance=provenance, settings=settings, links=run.links(), end_s=run.env.now, label=label or name_of(policy),
+                  timeline=recorder.timeline(run.engine) if recorder else None, percentiles=percentiles, goodput=goodput)
 
 
 def _fresh(policy: Policy) -> Policy:
