@@ -32,7 +32,7 @@ def simulate(policy: Policy | str, trace: Trace, hardware: Machine | str | Path 
     """Simulate `trace` under `policy`; the policy object itself is not touched, the run works on a copy.
 
     hardware: name of a built-in profile, path of a profile, or a `Machine`. machine_options: those of
-    `sim.hardware.build_machine` (mem_fraction, kv_tokens, host_kv_tokens, max_num_seqs, max_num_batched_tokens, ...).
+    `sim.hardware.build_machine` (mem_fraction, kv_tokens, host_kv_tokens, max_num_seqs, max_num_batched_tokens, link, ...).
     consume_rate: tokens per second of readers whose rate the trace does not give. max_concurrency: requests in flight at the
     client. max_model_len: longer requests are rejected; no limit when None. until_s: stop then, the rest is unfinished.
     step_by_step: one engine step per event, for checking. seed: recorded with the result; the run itself draws nothing.
@@ -74,7 +74,7 @@ def _machine(hardware: Machine | str | Path, model: str, policy: Policy, options
     from .hardware import build_machine, manifest
     if options.get("max_num_batched_tokens") is None and hasattr(policy, "engine_step_tokens"):
         options = options | {"max_num_batched_tokens": policy.engine_step_tokens}
-    overridden = {name: options.get(name) for name in ("host_s", "link_bytes_per_s")}
+    overridden = {name: options.get(name) for name in ("host_s", "link")}
     return build_machine(hardware, model, **options), manifest(hardware, model, **overridden)
 
 
