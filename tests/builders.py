@@ -109,10 +109,8 @@ def random_asks(rng: np.random.Generator, n: int, prompt: int = 600, output: int
     return [Ask(float(t), int(p), int(o), float(r)) for t, p, o, r in zip(gaps.cumsum(), prompts, outputs, rng.uniform(2, 40, n))]
 
 
-def random_machine(rng: np.random.Generator, asks: Sequence[Ask], tight: bool, duplex: bool = True) -> Machine:
-    """Blocks of 1, 16 or 32 tokens, a pool that holds a few of the requests or most of them, links and beliefs good and bad.
-
-    `duplex`: whether the directions of the link may contend."""
+def random_machine(rng: np.random.Generator, asks: Sequence[Ask], tight: bool) -> Machine:
+    """Blocks of 1, 16 or 32 tokens, a pool that holds a few of the requests or most of them, links and beliefs good and bad."""
     bs, seats = int(rng.choice([1, 16, 32])), int(rng.choice([1, 4, 16, 64]))
     sizes = np.array([-(-(ask.prompt + ask.output) // bs) for ask in asks])
     pool = int(sizes.max() + (rng.integers(0, 2 * sizes.max()) if tight else sizes.sum()))
@@ -120,8 +118,7 @@ def random_machine(rng: np.random.Generator, asks: Sequence[Ask], tight: bool, d
     return Machine(latency, pool, host, bs, max_seqs=seats, max_step_tokens=max(int(rng.choice([32, 256, 2048])), seats),
                    h2d_bytes_per_s=float(rng.choice([0.1e9, 2e9, 25e9])), d2h_bytes_per_s=float(rng.choice([0.1e9, 2e9, 25e9])),
                    believed_step=float(rng.choice([0.5, 1, 1, 2])), believed_link=float(rng.choice([0.5, 1, 1, 2])),
-                   duplex_h2d=float(rng.choice([0.3, 0.64, 1])) if duplex else 1.0,
-                   duplex_d2h=float(rng.choice([0.3, 0.96, 1])) if duplex else 1.0)
+                   duplex_h2d=float(rng.choice([0.3, 0.64, 1])), duplex_d2h=float(rng.choice([0.3, 0.96, 1])))
 
 
 @dataclass
