@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from policies.api import HOLDS_BLOCKS, NOBODY, Bools, Floats, Ints, Plan, Residency, View, blocks_for
 
+from .audit_links import Traffic, links_broken, writing_broken
 from .counters import Counters
 from .engine import Engine, Run, Watch
 from .records import Fate, Records
@@ -46,8 +47,7 @@ class Tally:
     token_s: Floats = field(default_factory=lambda: np.full(256, -np.inf))
     read_s: Floats = field(default_factory=lambda: np.full(256, -np.inf))
     count: Counters = field(default_factory=Counters)
-    h2d_blocks: int = 0
-    d2h_blocks: int = 0         #: of evictions; write-through comes on top
+    traffic: Traffic = field(default_factory=Traffic)       #: of loads and evictions; write-through comes on top
     run_end_s: float = 0.0
     now_s: float = 0.0
 
@@ -168,16 +168,7 @@ def _clock(m: Moment) -> str:
 
 
 def _links(m: Moment) -> str:
-    e, now = m.engine, m.engine.env.now
-    written = e.write_through.tokens / e.machine.block_size
-    for name, link, blocks in (("h2d", e.h2d, float(m.tally.h2d_blocks)), ("d2h", e.d2h, m.tally.d2h_blocks + written)):
-        if abs(link.blocks - blocks) > 1e-6 * (1 + blocks):
-            return f"{name}: {link.blocks} blocks, copies ordered {blocks}"
-        if abs(link.busy_s - link.blocks * link.block_s) > 1e-6 * (1 + link.busy_s):
-            return f"{name}: busy {link.busy_s} s for {link.blocks} blocks of {link.block_s} s"
-        if link.busy_s > max(now, link.free_s) + 1e-6:
-            return f"{name}: busy {link.busy_s} s, now {now}, free at {link.free_s}"
-    return ""
+    return links_broken(m.engine, m.tally.traffic)
 
 
 def _readers(m: Moment) -> str:
@@ -259,18 +250,9 @@ def _durations(m: Moment, run: Run) -> str:
 
 
 def _written(m: Moment, run: Run) -> str:
-    e, q = m.engine, m.engine.requests
-    if run.unwritten is None:
-        return ""
-    made = np.zeros(q.n)
+    made = np.zeros(m.engine.requests.n)
     made[run.rows] = run.tokens
-    fresh = made[e.copies.rows]
-    waiting = q.computed_tokens[e.copies.rows] - q.host_tokens[e.copies.rows] + fresh * len(run.ends_s)
-    written_s = float((waiting - run.unwritten).sum()) * e.d2h.block_s / e.machine.block_size
-    free_s = run.ends_s[-1] - min(max(e.d2h.free_s, run.start_s), run.ends_s[-1])
-    exists = (run.unwritten >= fresh) & (run.unwritten <= waiting + 1e-6)
-    fine = exists.all() and written_s <= free_s + 1e-6
-    return "" if fine else f"left {run.unwritten.tolist()} of {waiting.tolist()}, {written_s} s in {free_s} s"
+    return writing_broken(m.engine, run, made)
 
 
 def _of_run(check: Callable[[Moment, Run], str]) -> Callable[[Moment], str]:
@@ -304,7 +286,7 @@ STATE = (
     Invariant(9, "the engine's counters equal what was seen", _counters),
     Invariant(10, "requests in flight equal copies under way", _in_flight),
     Invariant(11, "the clock never goes back, and the GPU is not busier than the clock", _clock),
-    Invariant(12, "a link moves the blocks ordered, at its speed, one copy at a time", _links),
+    Invariant(12, "a link moves the blocks ordered, one copy at a time, at its rate or, beside the other way, its share", _links),
     Invariant(13, "readers stand where reading token by token has brought them", _readers),
 )
 DECISION = (
@@ -316,7 +298,7 @@ RUN = (
     Invariant(17, "steps follow each other, and each request's tokens do", _of_run(_order_in_time)),
     Invariant(18, "what a run computes fits the free blocks of both tiers", _of_run(_room)),
     Invariant(19, "a step lasts as long as the latency model says; only a late chunk makes it longer", _of_run(_durations)),
-    Invariant(20, "write-through writes what exists, in the time the link has left", _of_run(_written)),
+    Invariant(20, "write-through writes what exists, in the time and at the rate the link has left", _of_run(_written)),
 )
 END = (
     Invariant(21, "when nobody is left, all blocks are free", _returned),
@@ -379,8 +361,8 @@ class Audit:
         kv, host = view.computed_tokens[leave], view.host_tokens[leave]
         writes = host < kv
         count.unwritten_tokens += float((kv - host)[writes].sum())
-        tally.d2h_blocks += int((blocks_for(kv, bs) - host.astype(np.int64) // bs)[writes].sum())
-        tally.h2d_blocks += int(blocks_for(view.computed_tokens[load], bs).sum())
+        tally.traffic.order(engine.machine, int(blocks_for(view.computed_tokens[load], bs).sum()),
+                            int((blocks_for(kv, bs) - host.astype(np.int64) // bs)[writes].sum()))
 
     def _book_run(self, engine: Engine, run: Run, parts: Parts) -> None:
         tally, count, q = self.tally, self.tally.count, engine.requests

@@ -149,6 +149,9 @@ class Options(Drawn, Cut, Read):
     max_num_seqs: Annotated[int | None, _machine("Requests that may hold GPU memory (default: the profile's)", metavar="N")] = None
     max_num_batched_tokens: Annotated[int | None, _machine(
         "Tokens per engine step (default: the policy's, else the profile's)", metavar="TOKENS")] = None
+    link: Annotated[str | None, _machine(
+        "Between GPU and host: GB/s each way, oracle (copies take no time) or none (no host tier): bounds on what offloading can "
+        "gain (default: the profile's)", metavar="GB/S|oracle|none")] = None
     host_time_ms: Annotated[float | None, _machine(
         "Milliseconds of each step that the GPU waits for the host (default: the profile's)", metavar="MS")] = None
     believed_step: Annotated[float | None, _machine(
@@ -212,7 +215,7 @@ class Options(Drawn, Cut, Read):
         from .workloads import workload
         machine = workload(self.workload).machine if self.workload is not None else {}
         machine |= self._given(*_SET_BY_WORKLOAD, "kv_tokens", "host_kv_tokens", "block_size", "max_num_seqs",
-                               "max_num_batched_tokens", "believed_step", "believed_link")
+                               "max_num_batched_tokens", "link", "believed_step", "believed_link")
         if self.host_time_ms is not None:
             machine["host_s"] = self.host_time_ms / 1000
         from .goodput import parse_goodput

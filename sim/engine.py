@@ -23,7 +23,7 @@ from .decoders import Decoders
 from .errors import FAULTS, PolicyError, Wedged
 from .host_copies import HostCopies
 from .kv_cache import KVCache
-from .link import Link
+from .link import host_links
 from .machine import Machine
 from .requests import Requests
 from .step_clock import StepClock
@@ -77,8 +77,7 @@ class Engine:
         self.stop_s = stop_s                        # the simulation ends then: no run may hide tokens delivered before
         self.requests, self.clock, self.count = Requests(), StepClock(), Counters()
         self.kv = KVCache(machine, self.requests)
-        self.h2d = Link(env, machine.block_copy_s(machine.h2d_bytes_per_s))
-        self.d2h = Link(env, machine.block_copy_s(machine.d2h_bytes_per_s))
+        self.h2d, self.d2h = host_links(env, machine)
         self.write_through = WriteThrough(machine, self.d2h)
         self.beliefs = Beliefs(machine)
         self.plan, self.happened, self.steps_to_wake = Plan(), 0, 0

@@ -9,6 +9,7 @@ times of gets those of one that it has, scaled: an estimate. Whatever a user get
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from math import ceil, isfinite
 from numbers import Integral, Real
@@ -20,6 +21,7 @@ from pydantic import Field, TypeAdapter, model_validator
 from traces.errors import BadInput
 
 from .geometry import ModelGeometry
+from .link_choice import NONE, link_choice
 from .machine import Machine
 from .models import MODELS_FILE, PROFILES, list_models, load_model
 from .scaling import ERROR, nearest, scaled
@@ -32,6 +34,7 @@ __all__ = ["Hardware", "ModelGeometry", "build_machine", "fits", "list_hardware"
 #: vLLM keeps block 0 of the pool for padding; no request ever holds it
 _NULL_BLOCKS = 1
 
+Share = Annotated[float, Field(gt=0, le=1)]
 
 class Gpu(Strict):
     name: Text
@@ -47,6 +50,10 @@ class HostLink(Strict):
     copy_overhead_s: NotNegative    #: per copy
     status: Text                    #: measured or estimated, and on what
     source: Text
+    duplex_h2d: Share = 1.0         #: of its rate, what a direction keeps while the other copies too; overheads stay as they are
+    duplex_d2h: Share = 1.0
+    duplex_status: Text = "assumed: full duplex"
+    duplex_source: str = ""
     note: str = ""
 
 
@@ -124,15 +131,15 @@ def build_machine(
     host_s: float | None = None,
     believed_step: float = 1.0,
     believed_link: float = 1.0,
-    link_bytes_per_s: float | None = None,
+    link: str | float | None = None,
 ) -> Machine:
     """The machine that runs `model` (a name, or the path of a Hugging Face config.json) on `hardware`.
 
     `mem_fraction`: weights + reserve + KV over GPU memory, as vLLM's gpu_memory_utilization and SGLang's
     mem_fraction_static mean it. `kv_tokens` replaces what follows from it: the figure a server logs as "GPU KV cache size",
     null block included; weights and reserve must fit all the same. `host_kv_tokens`: the host pool, by default twice the
-    usable GPU pool; 0 is no host tier. `link_bytes_per_s`: both directions. `believed_*`: what the policy believes, as
-    multiples of the truth. The rest replaces the profile's own values.
+    usable GPU pool; 0 is no host tier. `link`: "oracle" (copies take no time), "none" (no host tier) or GB/s each way.
+    `believed_*`: what the policy believes, as multiples of the truth. The rest replaces the profile's own values.
     """
     profile = hardware if isinstance(hardware, Hardware) else load_hardware(hardware)
     where = f"{model} on {profile.name}"
@@ -143,14 +150,16 @@ def build_machine(
     pool = (_pool_blocks(profile, geometry, taken, mem_fraction, block, where) if kv_tokens is None
             else _given_blocks(kv_tokens, block, where))
     usable = pool - _NULL_BLOCKS
-    defaults, link = profile.defaults, profile.link
-    rate = None if link_bytes_per_s is None else _positive("link_bytes_per_s", link_bytes_per_s, where)
+    defaults, pcie = profile.defaults, profile.link
+    chosen = None if link is None else link_choice(link, where)
+    if chosen is NONE and host_kv_tokens:
+        raise BadInput("host_kv_tokens", where, f"{host_kv_tokens} tokens, but link none means no host tier")
     step_tokens = (defaults.max_num_batched_tokens if max_num_batched_tokens is None
                    else _whole("max_num_batched_tokens", max_num_batched_tokens, where))
     seats = min(defaults.max_num_seqs, step_tokens) if max_num_seqs is None else _whole("max_num_seqs", max_num_seqs, where)
     if seats > step_tokens:
         raise BadInput("max_num_batched_tokens", where, f"{step_tokens} tokens a step for {seats} requests: each may need one")
-    return Machine(
+    machine = Machine(
         latency=times.latency.with_host(profile.host_s.value if host_s is None else _seconds("host_s", host_s, where)),
         kv_blocks=usable,
         host_kv_blocks=2 * usable if host_kv_tokens is None else _host_blocks(host_kv_tokens, block, where),
@@ -158,25 +167,29 @@ def build_machine(
         kv_token_bytes=float(geometry.kv_token_bytes),
         max_seqs=seats,
         max_step_tokens=step_tokens,
-        h2d_bytes_per_s=link.h2d_bytes_per_s if rate is None else rate,
-        d2h_bytes_per_s=link.d2h_bytes_per_s if rate is None else rate,
-        copy_overhead_s=link.copy_overhead_s,
+        h2d_bytes_per_s=pcie.h2d_bytes_per_s,
+        d2h_bytes_per_s=pcie.d2h_bytes_per_s,
+        duplex_h2d=pcie.duplex_h2d,
+        duplex_d2h=pcie.duplex_d2h,
+        copy_overhead_s=pcie.copy_overhead_s,
         copies_per_block=1 if profile.kv_layout == "contiguous" else 2 * geometry.layers,
         write_share=profile.write_share,
         believed_step=_positive("believed_step", believed_step, where),
         believed_link=_positive("believed_link", believed_link, where),
     )
+    return replace(machine, **chosen.machine) if chosen else machine
 
 
 def manifest(hardware: str | Path | Hardware, model: str | Path, *, host_s: float | None = None,
-             link_bytes_per_s: float | None = None) -> dict[str, str | float]:
+             link: str | float | None = None) -> dict[str, str | float]:
     """What a result must say about its machine: flat, every estimate named as one.
 
-    `host_s`, `link_bytes_per_s`: what the user gave `build_machine`, if anything; it replaced the profile's own.
+    `host_s`, `link`: what the user gave `build_machine`, if anything; it replaced the profile's own.
     """
     profile = hardware if isinstance(hardware, Hardware) else load_hardware(hardware)
     geometry, times = step_times(profile, model)
-    host, link, reserve = profile.host_s, profile.link, profile.reserve_source
+    host, reserve = profile.host_s, profile.reserve_source
+    chosen = None if link is None else link_choice(link, f"{model} on {profile.name}")
     if _reserve_bytes(profile, geometry) != profile.reserve_bytes:
         reserve += f"; scaled by MLP width from {profile.reserve_model}"
     licence = f" ({times.licence})" if times.licence else ""
@@ -189,9 +202,11 @@ def manifest(hardware: str | Path | Hardware, model: str | Path, *, host_s: floa
         "latency_source": f"{times.engine} {times.engine_version}: {times.source}{licence}",
         "host_s": host.value if host_s is None else host_s,
         "host_s_status": f"{host.status}; range {host.low:g} to {host.high:g} s" if host_s is None else "set by the user",
-        "link_status": link.status if link_bytes_per_s is None else "set by the user",
+        "link_status": chosen.status if chosen else profile.link.status,
         "reserve_status": reserve,
     }
+    if chosen is None or chosen.keeps_duplex:
+        said["link_duplex_status"] = profile.link.duplex_status
     if _is_scaled(profile, model):
         said["scaling_error"] = ERROR
     if times.fit_error is not None:

@@ -1,4 +1,8 @@
-"""One direction of PCIe: copies go first come, first served, one event each."""
+"""The two directions of PCIe: each copies first come, first served, one event a copy, and they contend.
+
+Alone, a direction copies at its own rate; while the other has copies queued too, at `share` of it. What is queued later on the
+other side can only put a copy off: one that was to be across by now, and was put off since, is waited for once more.
+"""
 
 from __future__ import annotations
 
@@ -9,33 +13,86 @@ import simpy
 
 from policies.api import Floats
 
+from .machine import Machine
+
+
+def host_links(env: simpy.Environment, machine: Machine) -> tuple[Link, Link]:
+    """Both directions between host and GPU: h2d and d2h."""
+    h2d, d2h = (Link(env, machine.block_copy_s(rate), machine.block_copy_s(rate * share)) for rate, share in (
+        (machine.h2d_bytes_per_s, machine.duplex_h2d), (machine.d2h_bytes_per_s, machine.duplex_d2h)))
+    h2d.other, d2h.other = d2h, h2d
+    return h2d, d2h
+
 
 class Link:
-    """Copies whole KV blocks; every copy takes `block_s` seconds a block (overhead included) once its turn has come."""
+    """One direction. Copies whole KV blocks: `block_s` seconds a block (overhead included), `contended_s` beside the other."""
 
-    def __init__(self, env: simpy.Environment, block_s: float) -> None:
+    def __init__(self, env: simpy.Environment, block_s: float, contended_s: float | None = None) -> None:
         if not block_s >= 0:
             raise ValueError(f"block_s must not be negative, got {block_s}")
         self.env, self.block_s = env, block_s
-        self.free_s = 0.0           #: when the last queued copy is across
+        self.share = 1.0 if not contended_s else block_s / contended_s      #: of its rate, while both directions copy
+        self.other = self           #: direction; itself when there is none, and then nothing is ever queued beside it
+        self.free_s = 0.0           #: when the last queued copy is across, if no more come
         self.busy_s = 0.0           #: seconds spent copying, queued copies included
         self.blocks = 0.0           #: blocks copied, in whole or in part
+        self._queued_s = 0.0        # all copies so far, alone
+        self._delays = 0            # how often its queue was put off
 
     def copy(self, blocks: int, then: Callable[[], None]) -> None:
         """Queue a copy of so many blocks; `then` is called when it is across."""
-        self.occupy(self.env.now, blocks)
-        self.env.timeout(self.free_s - self.env.now).callbacks.append(lambda _: then())
-
-    def occupy(self, start_s: float, blocks: float) -> float:
-        """Take the link for so many blocks, from `start_s` at the earliest; returns when they are across."""
-        busy_s = blocks * self.block_s
-        self.free_s = max(start_s, self.free_s) + busy_s
-        self.busy_s += busy_s
+        alone_s, start_s, other = blocks * self.block_s, max(self.env.now, self.free_s), self.other
+        rest_s = other.free_s - start_s         # of the other direction's queue, which by now was to cross alone
+        both_s = min(alone_s / self.share, rest_s / other.share) if rest_s > 0 else 0.0
+        took_s = alone_s + (1.0 - self.share) * both_s
+        self.free_s = start_s + took_s
+        self.busy_s += took_s
         self.blocks += blocks
-        return self.free_s
+        self._queued_s += alone_s
+        other._put_off((1.0 - other.share) * both_s)
+        self._await(self.free_s, self._queued_s, then)
+
+    def _put_off(self, lost_s: float) -> None:
+        if lost_s > 0:
+            self.free_s += lost_s
+            self.busy_s += lost_s
+            self._delays += 1
+
+    def _await(self, across_s: float, queued_s: float, then: Callable[[], None]) -> None:
+        """Call `then` when the copy is across that ends the first `queued_s` of all copying: at `across_s`, or later."""
+        delays, now = self._delays, self.env.now
+
+        def due(_: simpy.Event) -> None:
+            later_s = self._across_s(queued_s) if self._delays > delays else 0.0
+            if later_s > self.env.now:
+                self._await(later_s, queued_s, then)
+            else:
+                then()
+        self.env.timeout(across_s - now).callbacks.append(due)
+
+    def _across_s(self, queued_s: float) -> float:
+        """When that copy is across. Counted from the end of the queue: its last part crosses alone, what is before that beside
+        the other direction's."""
+        behind_s, alone_s = self._queued_s - queued_s, max(self.free_s - self.other.free_s, 0.0)
+        return self.free_s - max(behind_s, alone_s + (behind_s - alone_s) / self.share)
+
+    # ---- for what is written through, after the queue: it slows no queued copy
 
     def busy_in(self, start_s: float, ends_s: Floats) -> Floats:
         """Seconds of each consecutive step, from `start_s` to `ends_s`, in which queued copies hold the link."""
         edges = np.minimum(np.concatenate(([start_s], ends_s)), max(self.free_s, start_s))
         busy: Floats = np.diff(edges)
         return busy
+
+    def slowed_after(self, start_s: float) -> bool:
+        """Whether the other direction leaves less than the whole rate then."""
+        return self.share < 1.0 and self.other.free_s > start_s
+
+    def lost_in(self, starts_s: Floats, ends_s: Floats) -> Floats:
+        """Of so long copying, the seconds that the other direction's queue takes away."""
+        lost: Floats = (1.0 - self.share) * np.maximum(np.minimum(ends_s, self.other.free_s) - starts_s, 0.0)
+        return lost
+
+    def written_s(self, start_s: float, alone_s: float) -> float:
+        """When so many seconds of copying alone are over that begin after the queue."""
+        return start_s + alone_s + (1.0 - self.share) * min(alone_s / self.share, max(self.other.free_s - start_s, 0.0))

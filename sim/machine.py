@@ -21,6 +21,8 @@ class Machine:
     max_step_tokens: int = 2048
     h2d_bytes_per_s: float = 25e9
     d2h_bytes_per_s: float = 25e9
+    duplex_h2d: float = 1.0                 #: share of its rate that a direction keeps while the other copies too
+    duplex_d2h: float = 1.0
     copy_overhead_s: float = 3.5e-6         #: per copy
     copies_per_block: int = 1               #: 1 for contiguous blocks, 2 x layers for per-layer ones
     write_share: float = 0.9                #: share of a step's believed duration that write-through may fill
@@ -37,8 +39,9 @@ class Machine:
         if self.host_kv_blocks < 0 or not (isfinite(self.copy_overhead_s) and self.copy_overhead_s >= 0):
             raise ValueError("host_kv_blocks and copy_overhead_s must not be negative, "
                              f"got {self.host_kv_blocks}, {self.copy_overhead_s}")
-        if not 0 < self.write_share <= 1:
-            raise ValueError(f"write_share must lie in (0, 1], got {self.write_share}")
+        for name in ("write_share", "duplex_h2d", "duplex_d2h"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
 
     def block_copy_s(self, bytes_per_s: float) -> float:
         """Seconds to copy one KV block over a link of this rate, overhead included."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cached_property
-from math import isfinite
+from math import inf, isfinite
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,8 +124,9 @@ class Result:
         latency = {f"latency_{name}": value for name, value in machine.pop("latency").items()}
         pools = {"kv_tokens": self.machine.kv_blocks * self.machine.block_size,
                  "host_kv_tokens": self.machine.host_kv_blocks * self.machine.block_size}
+        named = {name: "inf" if value == inf else value for name, value in machine.items()}
         return {"policy": self.label, "policy_args": described(self.policy), **self.provenance, "trace": self.trace.source,
-                **self.settings, **pools, **machine, **latency}
+                **self.settings, **pools, **named, **latency}
 
 
 def engine_summary(count: Counters, links: Mapping[str, float], duration: float) -> dict[str, Any]:

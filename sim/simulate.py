@@ -37,7 +37,7 @@ def simulate(policy: Policy | str, trace: Trace, hardware: Machine | str | Path 
 
     hardware: name of a built-in profile, path of a profile, or a `Machine`. model: name, or path of a Hugging Face config.json.
     machine_options: those of `sim.hardware.build_machine` (mem_fraction, kv_tokens, host_kv_tokens, max_num_seqs,
-    max_num_batched_tokens, ...).
+    max_num_batched_tokens, link, ...).
     consume_rate: tokens per second of readers whose rate the trace does not give. max_concurrency: requests in flight at the
     client. max_model_len: longer requests are rejected; no limit when None. until_s: stop then, the rest is unfinished.
     step_by_step: one engine step per event, for checking. seed, workload: recorded with the result; the run itself draws nothing.
@@ -85,7 +85,7 @@ def _machine(hardware: Machine | str | Path, model: str | Path, policy: Policy,
     from .hardware import build_machine, manifest
     if options.get("max_num_batched_tokens") is None and hasattr(policy, "engine_step_tokens"):
         options = options | {"max_num_batched_tokens": policy.engine_step_tokens}
-    overridden = {name: options.get(name) for name in ("host_s", "link_bytes_per_s")}
+    overridden = {name: options.get(name) for name in ("host_s", "link")}
     return build_machine(hardware, model, **options), manifest(hardware, model, **overridden)
 
 

@@ -88,6 +88,8 @@ def one_silent(engine: Engine, run: Run) -> None:
     (10, add("engine", "loading", 1)),
     (12, add("h2d", "blocks", 1)),
     (12, add("d2h", "busy_s", 1.0)),
+    (12, add("h2d", "free_s", 10.0)),
+    (12, add("d2h", "free_s", 10.0)),
     (13, set_row("read_until_s", 1e3, decoder)),
     (16, one_more_row),
     (16, one_silent),

@@ -162,6 +162,12 @@ BAD = [
     (f"run {N} --max-num-seqs 0", r"max_num_seqs: .*at least 1, got 0"),
     (f"run {N} --max-num-batched-tokens 0", r"max_num_batched_tokens: .*at least 1, got 0"),
     (f"run {N} --host-time-ms -1", r"host_s: .*zero or more, got -0.001"),
+    (f"run {N} --link 0", r"link: .*must be oracle, none or a positive number of GB/s, got 0"),
+    (f"run {N} --link -1", r"link: .*must be oracle, none or a positive number of GB/s, got -1"),
+    (f"run {N} --link nan", r"link: .*must be oracle, none or a positive number of GB/s, got nan"),
+    (f"run {N} --link inf", r"link: .*must be oracle, none or a positive number of GB/s, got inf"),
+    (f"compare {N} --link fast", r"link: .*must be oracle, none or a positive number of GB/s, got fast"),
+    (f"run {N} --link none --host-kv-tokens 160", r"host_kv_tokens: .*160 tokens, but link none means no host tier"),
     (f"run {N} --believed-step 0", r"believed_step: .*must be a positive number, got 0"),
     # policies
     (f"run {N} --policy nosuch", r"policy: 'nosuch': unknown; known are sglang, vllm, tokenflow"),

@@ -130,7 +130,7 @@ def test_defaults_follow_vllm_and_options_replace_them() -> None:
         made = build_machine(name, MODEL)
         assert (made.max_seqs, made.max_step_tokens) == ((1024, 8192) if large else (256, 2048))
     machine = build_machine("h200", MODEL, max_num_seqs=7, max_num_batched_tokens=64, block_size=32, host_s=0.0,
-                            link_bytes_per_s=1e9, believed_step=1.2, believed_link=0.8)
+                            link=1, believed_step=1.2, believed_link=0.8)
     assert (machine.max_seqs, machine.max_step_tokens, machine.block_size, machine.latency.host_s) == (7, 64, 32, 0.0)
     assert (machine.h2d_bytes_per_s, machine.d2h_bytes_per_s, machine.believed_step, machine.believed_link) == (1e9, 1e9, 1.2, 0.8)
 
@@ -153,8 +153,8 @@ def test_manifest_says_where_the_numbers_come_from() -> None:
     assert said["fit_test_mape_pct"] == 1.55
     assert "estimated" in str(said["host_s_status"])
     assert "measured on H100" in str(said["link_status"])
-    changed = manifest("h200", MODEL, host_s=0.002, link_bytes_per_s=1e9)
-    assert (changed["host_s"], changed["host_s_status"], changed["link_status"]) == (0.002, "set by the user", "set by the user")
+    changed = manifest("h200", MODEL, host_s=0.002)
+    assert (changed["host_s"], changed["host_s_status"]) == (0.002, "set by the user")
 
 
 @pytest.mark.parametrize(("args", "options", "says"), [
@@ -181,7 +181,6 @@ def test_manifest_says_where_the_numbers_come_from() -> None:
     (("rtx4090", MODEL), {"host_s": -1e-3}, "zero or more"),
     (("rtx4090", MODEL), {"believed_step": 0.0}, "positive"),
     (("rtx4090", MODEL), {"believed_link": inf}, "positive"),
-    (("rtx4090", MODEL), {"link_bytes_per_s": -25e9}, "positive"),
 ])
 def test_impossible_machines_fail_in_one_line(args: Any, options: Any, says: str) -> None:
     assert says in fault(*args, **options)
@@ -218,6 +217,8 @@ def test_a_model_larger_than_the_gpu_has_no_such_fraction(write: Any) -> None:
     ("link/h2d_bytes_per_s", "25e9", 'link.h2d_bytes_per_s: Input should be a valid number, got "25e9"'),
     ("link/h2d_bytes_per_s", ..., "link.h2d_bytes_per_s: missing"),
     ("link/speed", 1, "link.speed: unknown key"),
+    ("link/duplex_h2d", 0.0, "link.duplex_h2d: Input should be greater than 0, got 0.0"),
+    ("link/duplex_d2h", 1.01, "link.duplex_d2h: Input should be less than or equal to 1, got 1.01"),
     ("gpu/memory_bytes", nan, "gpu.memory_bytes"),
     ("reserve_bytes", inf, "reserve_bytes"),
     ("kv_layout", "paged", "kv_layout"),

@@ -24,7 +24,7 @@ from calibrate.engine.host_tier import Chunk
 from calibrate.engine.scheduler import PlanScheduler
 from policies.api import HOLDS_BLOCKS, Plan, Policy, Residency, View, blocks_for
 from sim.beliefs import Beliefs
-from sim.link import Link
+from sim.link import host_links
 from sim.machine import Machine
 from sim.write_through import WriteThrough
 
@@ -37,8 +37,7 @@ class FakeHost(KVConnectorBase_V1):
     def __init__(self, env: simpy.Environment, machine: Machine, wake: Callable[[], None]) -> None:
         # The base class wants a whole engine configuration, of which nothing is needed here.
         self._env, self._wake, self.total_blocks, self._block_size = env, wake, machine.host_kv_blocks, machine.block_size
-        self._h2d = Link(env, machine.block_copy_s(machine.h2d_bytes_per_s))
-        self._d2h = Link(env, machine.block_copy_s(machine.d2h_bytes_per_s))
+        self._h2d, self._d2h = host_links(env, machine)
         self._write_through = WriteThrough(machine, self._d2h)
         self._to_load: dict[str, int] = {}
         self._landed: dict[str, float] = {}         # vLLM does not know yet

@@ -92,6 +92,7 @@ def test_every_view_plan_and_step_is_equal(fake: ModuleType, case: Callable[[int
         for name in COUNTED:
             assert getattr(engine.count, name) == getattr(real.vllm.count, name), name
         total += real.recording.tally()
+        total["contended"] += any(link.busy_s > link.blocks * link.block_s + 1e-3 for link in (engine.h2d, engine.d2h))
         _check_unwatched(model, engine, *unwatched(asks, policy, on))
     with capsys.disabled():
         print(f"\n{case.__name__}: {CLAIMS[case].cases} runs equal:", ", ".join(f"{n:,} {what}" for what, n in total.items()))
@@ -105,6 +106,15 @@ def _check_unwatched(watched: Recording, engine: Engine, silent: Recording, alon
     assert np.allclose(engine.clock.ends_s(), alone.clock.ends_s(), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize(("case", "seed"), [(tokenflow, 1), (rotate, 0), (random, 0)], ids=["tokenflow", "rotate", "random"])
+def test_links_that_take_no_time(fake: ModuleType, case: Callable[[int], Case], seed: int) -> None:
+    policy, asks, on = case(seed)
+    on = replace(on, h2d_bytes_per_s=np.inf, d2h_bytes_per_s=np.inf, copy_overhead_s=0.0)
+    model, engine = simulated(asks, policy, on)
+    assert engine.count.loads > 10
+    assert not difference(model, fake.FakeEngine(asks, policy, on).run())
+
+
 @pytest.mark.parametrize("link", ["h2d_bytes_per_s", "d2h_bytes_per_s"])
 @pytest.mark.parametrize(("case", "seed"), [(tokenflow, 3), (rotate, 7), (random, 7)], ids=["tokenflow", "rotate", "random"])
 def test_a_link_one_percent_slower_is_noticed(fake: ModuleType, case: Callable[[int], Case], seed: int, link: str) -> None:
@@ -112,6 +122,15 @@ def test_a_link_one_percent_slower_is_noticed(fake: ModuleType, case: Callable[[
     policy, asks, on = case(seed)
     model, _ = simulated(asks, policy, on)
     slower = replace(on, **{link: getattr(on, link) / 1.01})
+    assert difference(model, fake.FakeEngine(asks, policy, on, links=slower).run())
+
+
+@pytest.mark.parametrize("share", ["duplex_h2d", "duplex_d2h"])
+@pytest.mark.parametrize(("case", "seed"), [(rotate, 7), (random, 7)], ids=["rotate", "random"])
+def test_more_contention_is_noticed(fake: ModuleType, case: Callable[[int], Case], seed: int, share: str) -> None:
+    policy, asks, on = case(seed)
+    model, _ = simulated(asks, policy, on)
+    slower = replace(on, **{share: getattr(on, share) / 1.01})
     assert difference(model, fake.FakeEngine(asks, policy, on, links=slower).run())
 
 
