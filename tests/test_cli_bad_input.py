@@ -117,7 +117,7 @@ BAD = [
     ("run --workload burst-80 --num-prompts 0", r"--num-prompts: 0: must be a whole number from 1"),
     ("run --workload burst-80 --arrival burst --request-rate 2", r"--request-rate: 2: a burst has no rate"),
     ("run --workload burst-80 --arrival gamma", r"--request-rate: \(not given\): --arrival gamma needs one"),
-    ("run --workload burst-80 --model gpt-9", r"model: 'gpt-9': not profiled on rtx4090"),
+    ("run --workload burst-80 --model gpt-9", r"model: 'gpt-9': unknown; known are"),
     ("run --workload table1-h200-a --hardware rtx4090", r"mem_fraction: .*weights .* need"),
     ("trace generate --workload nosuch -o out.csv", r"workload: 'nosuch': unknown; did you mean"),
     ("trace generate --workload burst-80", r"--output: \(not given\): trace generate needs it"),
