@@ -82,9 +82,11 @@ def test_any_text_is_a_pace_or_is_refused(text: str) -> None:
     try:
         pace = parse(text)
     except ValueError as error:
-        assert "\n" not in str(error)
+        message = str(error)
     else:
         assert parse(str(pace)) == pace
+        return
+    assert message.splitlines() == [message]
 
 
 @pytest.mark.parametrize("pace", [
