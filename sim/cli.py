@@ -35,12 +35,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (without the program's name); returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        job = app(words or ["--help"], prog_name="tokenflow", standalone_mode=False)
+        job = app(_one_goodput(words) or ["--help"], prog_name="tokenflow", standalone_mode=False)
     except _UsageError as error:
         return _fail(_usage(error), "--debug" in words)
     if not callable(job):
         return int(job or OK)
     return _do(job, "--debug" in words)
+
+
+def _one_goodput(words: list[str]) -> list[str]:
+    """vLLM's way of giving `--goodput` several limits, with blanks between them, as the one word that the parser takes."""
+    joined: list[str] = []
+    for word in words:
+        if joined[-2:-1] == ["--goodput"] and ":" in word and not word.startswith("-"):
+            joined[-1] += f",{word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _do(job: Job, debug: bool) -> int:
@@ -147,13 +158,14 @@ def _study(options: Options, command: str, chosen: Callable[[], list[Choice]]) -
         results = {label: result for label, (result, _) in runs.items()}
         cpu_s = {label: seconds for label, (_, seconds) in runs.items()}
         single = next(iter(results.values())) if command == "run" else None
-        facts = saving.run_facts(single) if single else saving.comparison_facts(results)
+        detailed = options.save_detailed
+        facts = saving.run_facts(single, detailed) if single else saving.comparison_facts(results, detailed)
         path = None
         if draft is not None:
             if single:
-                saving.write_run(draft, single)
+                saving.write_run(draft, single, detailed=detailed)
             else:
-                saving.write_comparison(draft, results)
+                saving.write_comparison(draft, results, detailed)
             draft.write("host.json", saving.as_json(saving.host_facts(cpu_s, ["tokenflow", *sys.argv[1:]])))
             path = draft.publish()
     if options.json:

@@ -35,7 +35,7 @@ def _flag(panel: str, help: str, *names: str, metavar: str | None = None) -> Any
 
 _file, _drawn = partial(_flag, "Workload from a file"), partial(_flag, "Workload drawn at random")
 _clients, _machine = partial(_flag, "Clients and readers"), partial(_flag, "Machine")
-_run, _output = partial(_flag, "Run"), partial(_flag, "Output")
+_run, _metrics, _output = partial(_flag, "Run"), partial(_flag, "Metrics"), partial(_flag, "Output")
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,14 @@ class Options(Drawn, Cut, Read):
     until: Annotated[float | None, _run("Stop at this second; the rest stays unfinished", metavar="SECOND")] = None
     step_by_step: Annotated[bool, _run("One engine step per event: slower, for checking", "--step-by-step")] = False
 
+    goodput: Annotated[list[str] | None, _metrics(
+        "What good requests meet, in milliseconds: ttft, tpot, e2el and rebuffer (all stalls of its reader together), such as "
+        "ttft:1300,tpot:50,rebuffer:500; may be repeated", metavar="NAME:MS,...")] = None
+    metric_percentiles: Annotated[str, _metrics(
+        "Of TTFT, TPOT, ITL, E2EL and rebuffering, beside mean, median and P99 (default: 99)", metavar="P,...")] = "99"
+    save_detailed: Annotated[bool, _metrics(
+        "Also keep lists with an element per request: TTFT, every ITL, lengths, errors", "--save-detailed")] = False
+
     output_dir: Annotated[str | None, _output(
         "New or empty directory for the results (default: tokenflow-out/COMMAND-N; none with --json)",
         "--output-dir", "-o", metavar="DIR")] = None
@@ -190,7 +198,10 @@ class Options(Drawn, Cut, Read):
                               "believed_step", "believed_link")
         if self.host_time_ms is not None:
             machine["host_s"] = self.host_time_ms / 1000
+        from .goodput import parse_goodput
+        from .percentiles import parse_percentiles
         return machine | {
+            "goodput": parse_goodput(self.goodput or []), "percentiles": parse_percentiles(self.metric_percentiles),
             "hardware": self.hardware, "model": self.model, "consume_rate": self._readers()[0], "seed": self.seed,
             "max_concurrency": self.max_concurrency, "max_model_len": self.max_model_len, "until_s": self.until,
             "step_by_step": self.step_by_step,

@@ -29,7 +29,7 @@ class Row:
     scale: float = 1.0
     form: str = "{:,.1f}"
     ratio: bool = True          #: whether its ratio to the first policy says something
-    always: bool = True         #: also when it is 0 for every policy
+    hidden: tuple[float | None, ...] = ()       #: values that are not worth a line when every policy has one of them
 
     def number(self, summary: Summary) -> float | None:
         value: float | None = summary[self.value] if isinstance(self.value, str) else self.value(summary)
@@ -45,19 +45,6 @@ class Row:
 
 
 _S, _PERCENT, _COUNT = "{:,.2f}", "{:.1f}", "{:,.0f}"
-_READERS = (
-    Row("TTFT mean, s", "mean_ttft_ms", 1e-3, _S),
-    Row("TTFT median, s", "median_ttft_ms", 1e-3, _S),
-    Row("TTFT P99, s", "p99_ttft_ms", 1e-3, _S),
-    Row("TTFT over 1.3 s, %", "ttft_over_1300ms_share", 100, _PERCENT, ratio=False),
-    Row("TPOT mean, ms", "mean_tpot_ms"),
-    Row("ITL P99, ms", "p99_itl_ms"),
-    Row("rebuffering mean, s", "mean_rebuffer_s", 1, _S),
-    Row("rebuffering P99, s", "p99_rebuffer_s", 1, _S),
-    Row("readers that stalled, %", "stalled_share", 100, _PERCENT, ratio=False),
-    Row("effective tokens/s", "effective_throughput"),
-    Row("QoS", "qos", ratio=False),
-)
 _ENGINE = (
     Row("output tokens/s", "output_throughput"),
     Row("duration, s", "duration"),
@@ -71,14 +58,37 @@ _ENGINE = (
 )
 _FATES = (
     Row("requests completed", "completed", 1, _COUNT, ratio=False),
-    Row("  rejected", "rejected", 1, _COUNT, ratio=False, always=False),
-    Row("  dropped with the file", "dropped_row", 1, _COUNT, ratio=False, always=False),
-    Row("  unfinished", "unfinished", 1, _COUNT, ratio=False, always=False),
+    Row("  rejected", "rejected", 1, _COUNT, ratio=False, hidden=(0,)),
+    Row("  dropped with the file", "dropped_row", 1, _COUNT, ratio=False, hidden=(0,)),
+    Row("  unfinished", "unfinished", 1, _COUNT, ratio=False, hidden=(0,)),
 )
 _COST = (
     Row("CPU of simulate, s", "cpu_s", 1, _S),
     Row("tokens/CPU s, million", lambda s: s["generated_tokens"] / max(s["cpu_s"], 1e-9), 1e-6, _S),
 )
+
+
+def _readers(summary: Summary) -> list[Row]:
+    """What readers went through, with the percentiles that were asked for."""
+    ranks = [key[1:].removesuffix("_ttft_ms") for key in summary if key[0] == "p" and key.endswith("_ttft_ms")]
+    ranks = [q for q in ranks if q != "50"]         # the median
+    return [
+        Row("TTFT mean, s", "mean_ttft_ms", 1e-3, _S),
+        Row("TTFT median, s", "median_ttft_ms", 1e-3, _S),
+        *(Row(f"TTFT P{q}, s", f"p{q}_ttft_ms", 1e-3, _S) for q in ranks),
+        Row("TTFT over 1.3 s, %", "ttft_over_1300ms_share", 100, _PERCENT, ratio=False),
+        Row("TPOT mean, ms", "mean_tpot_ms"),
+        *(Row(f"ITL P{q}, ms", f"p{q}_itl_ms") for q in ranks),
+        Row("rebuffering mean, s", "mean_rebuffer_s", 1, _S),
+        *(Row(f"rebuffering P{q}, s", f"p{q}_rebuffer_s", 1, _S) for q in ranks),
+        Row("readers that stalled, %", "stalled_share", 100, _PERCENT, ratio=False),
+        Row("fluency lost, %", "lost_fluency_share", 100, _PERCENT, ratio=False),
+        Row("effective tokens/s", "effective_throughput"),
+        Row("QoS", "qos", ratio=False),
+        Row("QoE (Andes)", "mean_qoe", 1, "{:.3f}", ratio=False),
+        Row("goodput, requests/s", "request_goodput", 1, _S, hidden=(None,)),
+        Row("  of all requests, %", "goodput_share", 100, _PERCENT, ratio=False, hidden=(None,)),
+    ]
 
 
 class _Console(Console):
@@ -129,8 +139,8 @@ def _table(summaries: Mapping[str, Summary]) -> Table:
         table.add_column(Text(_header(label)), justify="right", overflow="fold")
         if summary is not first:
             table.add_column("", style="dim", no_wrap=True)
-    for section in (_READERS, _ENGINE, _FATES, _COST):
-        shown = [row for row in section if row.always or any(map(row.number, columns))]
+    for section in (_readers(first), _ENGINE, _FATES, _COST):
+        shown = [row for row in section if any(row.number(summary) not in row.hidden for summary in columns)]
         for row in shown:
             cells = [Text(cell) for summary in columns for cell in row.cells(summary, first)]
             table.add_row(row.title, *cells, end_section=row is shown[-1])
@@ -145,21 +155,28 @@ def _header(label: str) -> str:
 def _heading(result: Result) -> list[str]:
     """What all runs have in common."""
     said = result.summary
-    rate, machine = said["consume_rate"], result.machine
-    readers = f"Readers take {rate:g} tokens/s" + (" (the TokenFlow paper's rate)" if rate == PAPERS_RATE else "")
-    given = sum(value == value for value in result.trace.consume_tps)
-    if given:
-        readers += f" where the trace does not say; it does for {given:,} of {len(result.trace):,}"
+    machine = result.machine
     lines = [
         f"{len(result.trace):,} requests: {said['trace'] or 'given'}",
         f"{said.get('model')} on {said.get('hardware')}: KV pool {said['kv_tokens']:,} tokens, host {said['host_kv_tokens']:,}, "
         f"{machine.max_seqs:,} seats",
-        readers + ".",
+        _rates(result),
     ]
     if "latency_status" in said:        # from a profile, not a Machine put together by hand
         host = f"host time {said['host_s'] * 1e3:g} ms a step, {_first_clause(said['host_s_status'])}"
         lines.append(f"Step times {said['latency_status']}; {host}; links {_first_clause(said['link_status'])}.")
     return lines
+
+
+def _rates(result: Result) -> str:
+    """How fast readers are; the trace's source, a line above, names the law where rates were drawn from one."""
+    given, n = sum(value == value for value in result.trace.consume_tps), len(result.trace)
+    if given == n:
+        least, most, mean = result.rates.min(), result.rates.max(), result.rates.mean()
+        return f"Readers take {least:.3g} to {most:.3g} tokens/s, each their own, {mean:.3g} on average."
+    rate = result.summary["consume_rate"]
+    usual = f"Readers take {rate:g} tokens/s" + (" (the TokenFlow paper's rate)" if rate == PAPERS_RATE else "")
+    return usual + (f" where the trace does not say; it does for {given:,} of {n:,}." if given else ".")
 
 
 def _ratio(value: float, base: float) -> str:

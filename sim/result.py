@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cached_property
 from math import isfinite
@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from policies import POLICIES
-from policies.api import Floats, Policy
+from policies.api import Bools, Floats, Policy
 from traces import BadInput, Trace
 
 from .counters import Counters
+from .goodput import which_are_good
 from .machine import Machine
 from .metrics import PerRequest, per_request, serving_summary
 from .records import Fate, Records
@@ -45,22 +46,29 @@ class Result:
     links: Mapping[str, float]          #: bytes moved and seconds busy
     end_s: float                        #: when the simulation stopped
     label: str                          #: the policy's name in tables
+    percentiles: Sequence[float] = ()   #: to be reported beside P99
+    goodput: Mapping[str, float] = field(default_factory=dict)      #: limits in milliseconds, as `sim.goodput` has them
     metrics: PerRequest = field(init=False)
+    good: Bools | None = field(init=False)          #: which requests meet every limit; None without limits
     summary: dict[str, Any] = field(init=False)     #: flat, ready for JSON: None where undefined
 
     def __post_init__(self) -> None:
         check_conservation(self.trace, self.records, self.counters)
         self.metrics = per_request(self.trace, self.rates, self.records)
-        served = serving_summary(self.trace, self.rates, self.records, self.metrics, self.end_s)
+        self.good = which_are_good(self.goodput, self.metrics, self.records.fate == Fate.COMPLETED) if self.goodput else None
+        served = serving_summary(self.trace, self.rates, self.records, self.metrics, self.end_s, self.percentiles, self.good)
         worked = engine_summary(self.counters, self.links, served["duration"])
         self.summary = {key: _plain(value) for key, value in (served | worked | self._description()).items()}
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
-        """One row per request of the trace, in its order; NaN (None in a column of counts) where undefined or not given."""
+        """One row per request of the trace, in its order; NaN (None in a column of counts or truths) where undefined or not given.
+
+        `good` is there when goodput has limits.
+        """
         trace, records, metrics = self.trace, self.records, self.metrics
         reading = metrics.reading
-        rebuffers = reading.rebuffers.astype(object)
-        rebuffers[np.isnan(reading.rebuffer_s)] = None
+        rebuffers, lost_fluency = reading.rebuffers.astype(object), reading.lost_fluency.astype(object)
+        rebuffers[np.isnan(reading.rebuffer_s)] = lost_fluency[np.isnan(reading.rebuffer_s)] = None
         return {
             "id": np.arange(len(trace)),
             "arrival_s": trace.arrival_s,
@@ -79,14 +87,16 @@ class Result:
             "rebuffer_s": reading.rebuffer_s,
             "rebuffers": rebuffers,
             "effective_tokens": reading.effective_tokens,
+            "lost_fluency": lost_fluency,
+            "qoe": reading.qoe,
             "preemptions": records.preemptions,
-        }
+        } | ({} if self.good is None else {"good": self.good})
 
     @cached_property
     def requests(self) -> DataFrame:
         """`columns` as a table, a row per request."""
         from pandas import DataFrame
-        return DataFrame(self.columns()).astype({"rebuffers": "Int64"})
+        return DataFrame(self.columns()).astype({"rebuffers": "Int64", "lost_fluency": "boolean"})
 
     def token_times_s(self, id: int) -> Floats:
         """Times of the tokens of the request in row `id` of the trace, ascending; empty when it got none."""
@@ -94,10 +104,13 @@ class Result:
             raise BadInput("request", str(id), f"the trace has requests 0 to {len(self.trace) - 1}")
         return self.records.token_times_s(id)
 
-    def save(self, directory: str | PathLike[str]) -> Path:
-        """Write run.json, requests.csv and host.json into a new or empty directory, all of them or nothing."""
+    def save(self, directory: str | PathLike[str], detailed: bool = False) -> Path:
+        """Write run.json, requests.csv and host.json into a new or empty directory, all of them or nothing.
+
+        detailed: run.json also holds vLLM's lists with an element per request (`sim.detailed`).
+        """
         from .saving import save_run
-        return save_run(self, Path(directory))
+        return save_run(self, Path(directory), detailed)
 
     def _description(self) -> dict[str, Any]:
         machine = asdict(self.machine)

@@ -29,6 +29,7 @@ from typing import Any, Self
 
 from traces import BadInput
 
+from .detailed import request_lists
 from .result import Result
 
 DEFAULT_ROOT = Path("tokenflow-out")
@@ -98,22 +99,22 @@ class Draft:
             return target
 
 
-def save_run(result: Result, directory: Path) -> Path:
+def save_run(result: Result, directory: Path, detailed: bool = False) -> Path:
     """One run into a new or empty directory."""
     with Draft(directory, "run") as draft:
-        write_run(draft, result)
+        write_run(draft, result, detailed=detailed)
         draft.write("host.json", as_json(host_facts()))
         return draft.publish()
 
 
-def write_run(draft: Draft, result: Result, folder: str = "") -> None:
+def write_run(draft: Draft, result: Result, folder: str = "", detailed: bool = False) -> None:
     """run.json and requests.csv, into a folder of the draft when one is named."""
-    draft.write(os.path.join(folder, "run.json"), as_json(run_facts(result)))
+    draft.write(os.path.join(folder, "run.json"), as_json(run_facts(result, detailed)))
     draft.write(os.path.join(folder, "requests.csv"), as_csv(result.columns()))
 
 
-def write_comparison(draft: Draft, results: Mapping[str, Result]) -> None:
-    """compare.json, compare.csv (one row per policy), and a folder per policy."""
+def write_comparison(draft: Draft, results: Mapping[str, Result], detailed: bool = False) -> None:
+    """compare.json, compare.csv (one row per policy), and a folder per policy; vLLM's lists only in the folders."""
     draft.write("compare.json", as_json(comparison_facts(results)))
     facts = [run_facts(result) for result in results.values()]
     keys = dict.fromkeys(["policy", *(key for fact in facts for key in fact)])
@@ -122,17 +123,17 @@ def write_comparison(draft: Draft, results: Mapping[str, Result]) -> None:
     for label, result in results.items():
         folder = next(name for n in count(1) if (name := _folder(label, n)) not in used)
         used.add(folder)
-        write_run(draft, result, folder)
+        write_run(draft, result, folder, detailed)
 
 
-def run_facts(result: Result) -> dict[str, Any]:
-    """What run.json holds: the version, and the summary."""
-    return {"tokenflow_lab": version_of("tokenflow-lab")} | result.summary
+def run_facts(result: Result, detailed: bool = False) -> dict[str, Any]:
+    """What run.json holds: the version, the summary and, with `detailed`, vLLM's lists."""
+    return {"tokenflow_lab": version_of("tokenflow-lab")} | result.summary | (request_lists(result) if detailed else {})
 
 
-def comparison_facts(results: Mapping[str, Result]) -> dict[str, Any]:
+def comparison_facts(results: Mapping[str, Result], detailed: bool = False) -> dict[str, Any]:
     """What compare.json holds: what run.json would, by policy."""
-    return {"policies": {label: run_facts(result) for label, result in results.items()}}
+    return {"policies": {label: run_facts(result, detailed) for label, result in results.items()}}
 
 
 def host_facts(simulate_cpu_s: Mapping[str, float] | None = None, command: Sequence[str] | None = None) -> dict[str, Any]:
@@ -150,7 +151,16 @@ def host_facts(simulate_cpu_s: Mapping[str, float] | None = None, command: Seque
 
 
 def as_json(facts: Mapping[str, Any]) -> str:
-    return json.dumps(facts, indent=2, allow_nan=False) + "\n"
+    """Indented; a list takes one line, however long."""
+    return _indented(facts, "\n") + "\n"
+
+
+def _indented(value: Any, newline: str) -> str:
+    if not isinstance(value, Mapping) or not value:
+        return json.dumps(value, allow_nan=False)
+    inner = newline + "  "
+    members = (f"{json.dumps(key)}: {_indented(member, inner)}" for key, member in value.items())
+    return "{" + inner + f",{inner}".join(members) + newline + "}"
 
 
 def as_csv(columns: Mapping[str, Any]) -> str:

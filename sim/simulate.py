@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from traces import Trace
 
 from .engine import Engine, Watch
 from .errors import FAULTS, BadInput, PolicyError, Wedged
+from .goodput import check_goodput, described
 from .machine import Machine
+from .percentiles import check_percentiles
 from .records import Fate, Records
 from .result import Result, name_of
 
@@ -28,7 +30,8 @@ DEFAULT_CONSUME_TPS = 20.0      # tokens per second, the TokenFlow paper's headl
 def simulate(policy: Policy | str, trace: Trace, hardware: Machine | str | Path = "rtx4090", model: str = "llama3-8b", *,
              consume_rate: float = DEFAULT_CONSUME_TPS, max_concurrency: int | None = None, max_model_len: int | None = None,
              until_s: float | None = None, step_by_step: bool = False, watch: Watch | None = None, progress: Progress | None = None,
-             seed: int | None = None, label: str | None = None, **machine_options: Any) -> Result:
+             seed: int | None = None, label: str | None = None, percentiles: Sequence[float] = (99,),
+             goodput: Mapping[str, float] | None = None, **machine_options: Any) -> Result:
     """Simulate `trace` under `policy`; the policy object itself is not touched, the run works on a copy.
 
     hardware: name of a built-in profile, path of a profile, or a `Machine`. machine_options: those of
@@ -36,7 +39,8 @@ def simulate(policy: Policy | str, trace: Trace, hardware: Machine | str | Path 
     consume_rate: tokens per second of readers whose rate the trace does not give. max_concurrency: requests in flight at the
     client. max_model_len: longer requests are rejected; no limit when None. until_s: stop then, the rest is unfinished.
     step_by_step: one engine step per event, for checking. seed: recorded with the result; the run itself draws nothing.
-    label: the policy's name in the result, when it is to be another than its own.
+    label: the policy's name in the result, when it is to be another than its own. percentiles: those that the summary reports;
+    P99 it always does. goodput: limits in milliseconds by name (ttft, tpot, e2el, rebuffer) that good requests meet.
 
     Raises BadInput (one line) on input it cannot use, on a policy that raises or plans what cannot be carried out
     (PolicyError), and on a run that would never end (Wedged).
@@ -47,16 +51,18 @@ def simulate(policy: Policy | str, trace: Trace, hardware: Machine | str | Path 
         label, policy = label or policy, POLICIES[policy]()
     if isinstance(policy, type) or not callable(getattr(policy, "plan", None)):
         raise BadInput("policy", repr(policy), "must be a name or an object with a method plan(view)")
+    check_percentiles(percentiles)
+    check_goodput(goodput := {} if goodput is None else goodput)
     machine, provenance = _machine(hardware, model, policy, machine_options)
     _check(trace, consume_rate, max_concurrency, max_model_len, until_s)
     run = _Run(_fresh(policy), trace, machine, consume_rate, max_concurrency, max_model_len, until_s, step_by_step,
                watch, progress)
     run.run()
     settings = {"consume_rate": consume_rate, "max_concurrency": max_concurrency, "max_model_len": max_model_len,
-                "until_s": until_s, "seed": seed}
+                "until_s": until_s, "seed": seed, "goodput": described(goodput)}
     return Result(trace=trace, rates=run.rates, records=run.records, counters=run.engine.count, machine=machine, policy=policy,
                   provenance=provenance, settings=settings, links=run.links(), end_s=run.env.now,
-                  label=label or name_of(policy))
+                  label=label or name_of(policy), percentiles=percentiles, goodput=goodput)
 
 
 def _fresh(policy: Policy) -> Policy:

@@ -221,3 +221,69 @@ def test_progress_appears_only_where_someone_waits(monkeypatch: pytest.MonkeyPat
         out, err = capsys.readouterr()
         assert out == ""
         assert ("vllm" in err) == appears
+
+
+# ---- metrics on demand
+
+def row_of(out: str, title: str) -> list[str]:
+    """The cells of a row of the table."""
+    line = next(line for line in out.splitlines() if line.startswith(f" {title}"))
+    return line.removeprefix(f" {title}").split()
+
+
+@pytest.mark.parametrize("words", ["ttft:1300,tpot:50,rebuffer:500", "ttft:1300 tpot:50 rebuffer:500",
+                                   "ttft:1300,tpot:50 --goodput rebuffer:500"])
+def test_goodput_as_vllm_and_with_commas(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = json_of(capsys, "run", "--policy", "vllm", "--goodput", *words.split(), *SMALL)
+    assert said["goodput"] == "ttft:1300,tpot:50,rebuffer:500"
+    assert said["request_goodput"] == said["request_throughput"] > 0
+    assert said["goodput_share"] == 1
+
+
+def test_table_has_goodput_when_it_is_asked_for(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--policies", "vllm,sglang", *SMALL, "--goodput", "ttft:0.001"]) == 0
+    out = capsys.readouterr().out
+    assert row_of(out, "goodput, requests/s") == ["0.00", "0.00"], "none is good, and that is shown"
+    assert row_of(out, "  of all requests, %") == ["0.0", "0.0"]
+    assert max(map(len, out.splitlines())) <= 80
+    header = (inside / "tokenflow-out/compare-1/vllm/requests.csv").read_text().split("\n")[0].split(",")
+    assert header[-1] == "good"
+    assert main(["run", "--policy", "vllm", *SMALL]) == 0
+    out = capsys.readouterr().out
+    assert "goodput" not in out
+    assert row_of(out, "QoE (Andes)") == ["1.000"]
+    assert row_of(out, "fluency lost, %") == ["0.0"]
+
+
+def test_percentiles_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["run", "--policy", "vllm", *SMALL, "--metric-percentiles", "50,90,99.9"]
+    said = json_of(capsys, *words)
+    assert said["p50_ttft_ms"] == said["median_ttft_ms"]
+    assert {"p90_tpot_ms", "p99_itl_ms", "p99.9_e2el_ms", "p90_rebuffer_s"} <= set(said)
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    titles = [line[1:24].strip() for line in out.splitlines() if line.startswith((" TTFT", " ITL", " rebuffering"))]
+    assert titles == ["TTFT mean, s", "TTFT median, s", "TTFT P90, s", "TTFT P99, s", "TTFT P99.9, s", "TTFT over 1.3 s, %",
+                      "ITL P90, ms", "ITL P99, ms", "ITL P99.9, ms", "rebuffering mean, s", "rebuffering P90, s",
+                      "rebuffering P99, s", "rebuffering P99.9, s"]
+
+
+@pytest.mark.parametrize(("rate", "line"), [
+    ("20", r"Readers take 20 tokens/s \(the TokenFlow paper's rate\)\."),
+    ("7.5", r"Readers take 7\.5 tokens/s\."),
+    ("0.4:15,0.6:20", r"Readers take 15 to 20 tokens/s, each their own, 1\d(\.\d)? on average\."),
+    ("human-reading", r"Readers take \d(\.\d+)? to \d(\.\d+)? tokens/s, each their own, \d(\.\d+)? on average\."),
+])
+def test_heading_says_how_fast_readers_are(rate: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--policy", "vllm", "--num-prompts", "12", "--output-len", "5", "--consume-rate", rate]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(line, said)
+    if ":" in rate or rate.startswith("human"):
+        assert f"--consume-rate {rate}" in said, "the first line names the law"
+
+
+def test_heading_when_only_some_requests_have_a_rate(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (inside / "my.csv").write_text("arrival_s,input_tokens,output_tokens,consume_tps\n0,9,9,\n1,9,9,4\n2,9,9,8\n")
+    assert main(["run", "--policy", "vllm", "--trace", "my.csv"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Readers take 20 tokens/s (the TokenFlow paper's rate) where the trace does not say; it does for 2 of 3." in said

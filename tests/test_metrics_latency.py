@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.metrics import Pooled, gaps, read
+from sim.gaps import gaps
+from sim.pooled import Pooled
+from sim.reading import read
 from sim.records import Fate, Records
 
 

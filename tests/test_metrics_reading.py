@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.metrics import playback, read, token_weights
+from sim.reading import playback, read, token_weights
 from sim.records import Records
 
 RATES = [Fraction(1, 2), Fraction(1), Fraction(3), Fraction(5), Fraction(16), Fraction(20), Fraction(1000)]
@@ -58,12 +58,31 @@ def test_reading_is_the_walk(requests: list[tuple[list[Fraction], Fraction, int]
 @given(deliveries(), st.sampled_from(RATES), st.integers(0, 5))
 def test_buffer_before_every_token_is_counted_exactly(times: list[Fraction], rate: Fraction, padding: int) -> None:
     since_first = [float(time - times[0]) for time in times] + [-np.inf] * padding
-    unread, _, _ = playback(np.array([since_first]), np.array([float(rate)]))
+    unread = playback(np.array([since_first]), np.array([float(rate)])).unread
     counted, _, weights = walk(times, rate, len(times))
     assert unread[0, : len(times) - 1].tolist() == counted[1:]
     found = token_weights(unread, np.array([len(times)]))
     assert found[0, : len(times) - 1] == pytest.approx([float(weight) for weight in weights[1:]])
     assert not found[0, len(times) - 1 :].any(), "padding is nobody's token"
+
+
+@given(st.lists(st.tuples(deliveries(), st.sampled_from(RATES)), min_size=1, max_size=5))
+def test_every_take_up_is_the_walks(requests: list[tuple[list[Fraction], Fraction]]) -> None:
+    """c_j = t_1 + stalled + j/r, for whoever ever waits; the others read at their rate from the first token on."""
+    longest = max(len(times) for times, _ in requests)
+    padded = np.full((len(requests), longest), -np.inf)
+    for row, (times, _) in zip(padded, requests):
+        row[: len(times)] = [float(time - times[0]) for time in times]
+    played = playback(padded, np.array([float(rate) for _, rate in requests]))
+    stalled_s = np.zeros((len(requests), longest))
+    stalled_s[played.waits] = played.stalled_s
+    for row, (times, rate) in zip(stalled_s, requests):
+        taken = [times[0]]
+        for time in times[1:]:
+            taken.append(max(time, taken[-1] + 1 / rate))
+        found = (row + np.arange(longest) / float(rate))[: len(times)]
+        assert found == pytest.approx([float(at - times[0]) for at in taken], abs=1e-9)
+        assert (row[len(times) :] == row[len(times) - 1]).all(), "after the last token: the total"
 
 
 @given(st.lists(st.floats(0, 1e-1), min_size=2, max_size=50), st.floats(0.1, 1e3), st.floats(0, 1e6))
@@ -80,7 +99,7 @@ def test_a_token_taken_up_this_instant_is_read() -> None:
     times = [Fraction(12_345 + i // 5, 10) for i in range(100)]
     counted, _, weights = walk(times, Fraction(20), 100)
     since_first = np.array([[float(time) - 1234.5 for time in times]])
-    unread, _, _ = playback(since_first, np.array([20.0]))
+    unread = playback(since_first, np.array([20.0])).unread
     assert unread[0].tolist() == counted[1:]
     reading = read(of_token_times([times]), np.array([20.0]), np.array([100]), np.array([0]))
     assert reading.effective_tokens[0] == pytest.approx(float(sum(weights)), abs=1e-9)
@@ -130,7 +149,8 @@ def test_ceiling_of_the_fluid_buffer() -> None:
 
     Token 1 is taken up at 0, 2 at 0.5, 3 at 1.0, 4 at 1.5: at 0.6 s two are unread.
     """
-    unread, rebuffer_s, _ = playback(np.array([[0.0, 0.0, 0.0, 0.0, 0.6]]), np.array([2.0]))
-    assert unread[0].tolist() == [0, 1, 2, 2]
+    played = playback(np.array([[0.0, 0.0, 0.0, 0.0, 0.6]]), np.array([2.0]))
+    assert played.unread[0].tolist() == [0, 1, 2, 2]
     assert ceil((0 - (0.6 - 4 / 2)) * 2 - 1) == 2
-    assert rebuffer_s[0] == 0
+    assert played.rebuffer_s[0] == 0
+    assert len(played.waits) == len(played.stalled_s) == 0

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sim import BadInput, simulate
 from sim.metrics import per_request, serving_summary
+from sim.percentiles import parse_percentiles
 from sim.records import Fate, Records
-from traces import make_trace
+from traces import generate, make_trace
 
 VLLM_KEYS = {"duration", "completed", "failed", "total_input_tokens", "total_output_tokens", "request_throughput",
-             "output_throughput", "total_token_throughput", "request_rate"} | {
+             "output_throughput", "total_token_throughput", "request_rate", "request_goodput"} | {
     f"{kind}_{name}_ms" for kind in ("mean", "median", "std", "p99") for name in ("ttft", "tpot", "itl", "e2el")}
 
 
@@ -42,6 +44,9 @@ def test_every_figure_by_hand() -> None:
         "mean_itl_ms": 750.0, "median_itl_ms": 500.0, "std_itl_ms": 1000 * np.std(itl), "p99_itl_ms": 1000 * np.percentile(itl, 99),
         "mean_e2el_ms": 1000 * (4 + 2 + 7.5) / 3, "p99_e2el_ms": 1000 * np.percentile([4, 2, 7.5], 99),
         "mean_rebuffer_s": 0.5, "p99_rebuffer_s": 0.99, "rebuffers": 1, "stalled_share": 0.5, "ttft_over_1300ms_share": 2 / 3,
+        # both get their first token late or stall: 0, 0, 1 s and 1 s each; read in three seconds
+        "lost_fluency_share": 0.5, "mean_qoe": ((1 - 1 / 3 / 2.5) + (1 - 1 / 2.5)) / 2, "p10_qoe": 0.6 + 0.1 * (2 / 3 / 2.5),
+        "request_goodput": None, "goodput_share": None,
         "effective_throughput": weights / 9, "mean_token_weight": weights / 6, "qos": (weights - (1 + 2) - 1) / 9,
     }
     assert {key: found[key] for key in expected} == pytest.approx(expected)
@@ -70,4 +75,33 @@ def test_undefined_is_nan_and_a_burst_has_no_rate() -> None:
     assert found["request_rate"] == "inf"
     undefined = {key for key, value in found.items() if value != value}
     assert undefined == {f"{kind}_{name}_ms" for kind in ("mean", "median", "std", "p99") for name in ("tpot", "itl")} | {
-        "effective_throughput", "mean_token_weight", "qos", "mean_rebuffer_s", "p99_rebuffer_s", "stalled_share"}
+        "effective_throughput", "mean_token_weight", "qos", "mean_rebuffer_s", "p99_rebuffer_s", "stalled_share",
+        "lost_fluency_share", "mean_qoe", "p10_qoe"}
+
+
+def test_percentiles_asked_for_come_beside_p99() -> None:
+    """Keys as vLLM writes them; P50 is the median."""
+    trace, rates = make_trace([0.0] * 40, 1, 30), np.full(40, 20.0)
+    rng = np.random.default_rng(1)
+    records = Records.of_token_times([0.0] * 40, [np.sort(rng.uniform(0, 3, 30)) for _ in range(40)])
+    requests = per_request(trace, rates, records)
+    found = serving_summary(trace, rates, records, requests, 3.0, percentiles=(99.9, 50, 90.0, 90))
+    usual = serving_summary(trace, rates, records, requests, 3.0)
+    names = ("ttft_ms", "tpot_ms", "itl_ms", "e2el_ms", "rebuffer_s")
+    assert set(found) - set(usual) == {f"{p}_{name}" for p in ("p50", "p90", "p99.9") for name in names}
+    assert {key: found[key] for key in usual} == usual
+    assert [key for key in found if key.endswith("_ttft_ms")][3:] == ["p50_ttft_ms", "p90_ttft_ms", "p99_ttft_ms", "p99.9_ttft_ms"]
+    assert found["p50_itl_ms"] == found["median_itl_ms"]
+    assert found["p99.9_ttft_ms"] == 1000 * np.percentile(requests.ttft_s, 99.9)
+    assert found["p90_rebuffer_s"] == np.percentile(requests.reading.rebuffer_s, 90) > 0
+
+
+@pytest.mark.parametrize("percentiles", [(0,), (101,), (np.nan,), ("99",), (True,), "99", 99, [50, -1]])
+def test_percentiles_that_are_none(percentiles: object) -> None:
+    with pytest.raises(BadInput, match=r"^--metric-percentiles: .+: must be "):
+        simulate("vllm", generate(2, output_len=5), percentiles=percentiles)    # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("text", "percentiles"), [("99", (99.0,)), ("50,90, 99.9 ", (50.0, 90.0, 99.9)), ("100", (100.0,))])
+def test_percentiles_as_text(text: str, percentiles: tuple[float, ...]) -> None:
+    assert parse_percentiles(text) == percentiles

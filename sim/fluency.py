@@ -1,0 +1,48 @@
+"""Loss of fluency: seconds in which someone reads notably slower than he would.
+
+A request loses fluency when there is a window of one second in which its reader takes up less than 0.7 of what he takes up in a
+second, r tokens, because there is nothing left to read. Tokens count by the part of them that falls into the window, each being
+read for 1/r: so nothing depends on where whole tokens happen to fall, whatever the rate, and the condition reads "his buffer is
+empty for more than 0.3 s of the window". Only stalls between the first token and the last count. Of answers that last less
+than a second a window sees everything: there, 0.3 s in all are too many.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from policies.api import Bools, Floats
+
+WINDOW_S = 1.0
+SPEED_LOSS = 0.3        #: speed variation above which reading is felt to lose fluency (TokenFlow, section 2)
+
+TOLERANCE = 1e-9        #: seconds that a stall, and tokens that a buffer, may be off by rounding
+
+
+def loses_fluency(stalled_s: Floats, rates: Floats) -> Bools:
+    """Whether each of m readers ever does; `stalled_s`: time before an empty buffer until each token since the first, shape (m, k).
+
+    The stall within a window changes linearly as it slides, and is largest where it begins with a stall or ends with one.
+    """
+    most = SPEED_LOSS * WINDOW_S + TOLERANCE
+    lost: Bools = stalled_s[:, -1] > most
+    if not lost.any():
+        return lost
+    rows = lost.nonzero()[0]
+    stalls_s = np.diff(stalled_s[rows], axis=1)
+    in_doubt = (stalls_s.max(axis=1, initial=0.0) <= most).nonzero()[0]         # no single stall says it
+    if not len(in_doubt):
+        return lost
+    rows, stalls_s = rows[in_doubt], stalls_s[in_doubt]
+    row, token = (stalls_s > 0).nonzero()
+    stall_s, since_first_s = stalls_s[row, token], stalled_s[rows[row], token + 1] + (token + 1) / rates[rows[row]]
+
+    # one axis of time: the rows one after the other, further apart than a window
+    apart_s = stalled_s[rows, -1] + stalled_s.shape[1] / rates[rows] + 2 * WINDOW_S
+    end = (apart_s.cumsum() - apart_s)[row] + since_first_s
+    begin, until = end - stall_s, stall_s.cumsum()
+    edges, empty_s = np.stack((begin, end), axis=1).ravel(), np.stack((until - stall_s, until), axis=1).ravel()
+    from_begin = np.interp(begin + WINDOW_S, edges, empty_s) - (until - stall_s)
+    to_end = until - np.interp(end - WINDOW_S, edges, empty_s)
+    lost[rows] = np.bincount(row[np.maximum(from_begin, to_end) > most], minlength=len(rows)) > 0
+    return lost
