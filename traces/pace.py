@@ -45,7 +45,8 @@ class Pace:
 
     def __str__(self) -> str:
         """The shortest text that reads back as this pace."""
-        return "/".join((str(float(self.tps)), *(f"{float(tps)}@{token}" for token, tps in self.changes)))
+        first, *later = (str(float(tps)).removesuffix(".0") for tps in (self.tps, *(tps for _, tps in self.changes)))
+        return "/".join((first, *(f"{tps}@{token}" for tps, (token, _) in zip(later, self.changes))))
 
 
 def parse(text: str) -> float | Pace:
