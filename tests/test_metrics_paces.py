@@ -142,3 +142,22 @@ def test_requests_csv_has_the_pace(tmp_path: Path) -> None:
     rows = list(csv.DictReader((tmp_path / "out" / "requests.csv").open()))
     assert [row["consume_tps"] for row in rows] == ["30/10@20", "15.0", "20.0"]
     assert result.requests["consume_tps"].tolist() == ["30/10@20", 15.0, 20.0]
+
+
+def test_a_token_taken_up_this_instant_is_read() -> None:
+    """Five tokens every 0.1 s, read at 20/s and at 10/s: at each delivery a token falls due, and floats miss that by a hair."""
+    times = [Fraction(12_345 + i // 5, 10) for i in range(100)]
+    pace = Pace(20.0, ((30, 10.0), (50, 20.0)))
+    reading = found([(times, pace, 0)]).reading
+    assert reading.effective_tokens[0] == pytest.approx(float(weight(times, gaps_of(pace, 100), 100)), abs=1e-9)
+
+
+@pytest.mark.parametrize(("between_s", "lost"), [(Fraction(1, 2), True), (Fraction(9, 10), False)])
+def test_how_far_apart_stalls_are_is_their_own_rates_affair(between_s: Fraction, lost: bool) -> None:
+    """Tokens 5 and 7 come 0.2 s late; token 6 is read for so long between them."""
+    gaps = [Fraction(1, 20)] * 6 + [between_s] + [Fraction(1, 20)] * 40
+    late = {5: Fraction(1, 5), 7: Fraction(1, 5)}
+    times = [sum(gaps[:i], Fraction(0)) + sum((s for token, s in late.items() if token <= i), Fraction(0)) for i in range(40)]
+    pace = Pace(20.0, ((6, float(1 / between_s)), (7, 20.0)))
+    assert loses_fluency(times, gaps) == lost
+    assert found([(times, pace, 0)]).reading.lost_fluency.tolist() == [lost]
