@@ -23,7 +23,9 @@ def loses_fluency(stalled_s: Floats, rates: Floats, due_s: Floats | None = None)
     """Whether each of m readers ever does; `stalled_s`: time before an empty buffer until each token since the first, shape (m, k).
 
     `due_s`: when each token would be taken up without stalls, where that is not j/r for token j, shape (m, k).
-    The stall within a window changes linearly as it slides, and is largest where it begins with a stall or ends with one.
+
+    It is enough to look at windows that end with a stall. Any other can be slid there without losing: to the left while its end
+    lies outside stalls, to the right while it lies within one, for then it gains as fast as it can lose.
     """
     most = SPEED_LOSS * WINDOW_S + TOLERANCE
     lost: Bools = stalled_s[:, -1] > most
@@ -39,12 +41,11 @@ def loses_fluency(stalled_s: Floats, rates: Floats, due_s: Floats | None = None)
     stall_s, due = stalls_s[row, token], (token + 1) / rates[rows[row]] if due_s is None else due_s[rows[row], token + 1]
     since_first_s = stalled_s[rows[row], token + 1] + due
 
-    # one axis of time: the rows one after the other, further apart than a window
-    apart_s = stalled_s[rows, -1] + (stalled_s.shape[1] / rates[rows] if due_s is None else due_s[rows, -1]) + 2 * WINDOW_S
+    # one axis of time: the rows one after the other, a window apart at least
+    apart_s = stalled_s[rows, -1] + (stalled_s.shape[1] / rates[rows] if due_s is None else due_s[rows, -1]) + WINDOW_S
     end = (apart_s.cumsum() - apart_s)[row] + since_first_s
-    begin, until = end - stall_s, stall_s.cumsum()
-    edges, empty_s = np.stack((begin, end), axis=1).ravel(), np.stack((until - stall_s, until), axis=1).ravel()
-    from_begin = np.interp(begin + WINDOW_S, edges, empty_s) - (until - stall_s)
-    to_end = until - np.interp(end - WINDOW_S, edges, empty_s)
-    lost[rows] = np.bincount(row[np.maximum(from_begin, to_end) > most], minlength=len(rows)) > 0
+    until = stall_s.cumsum()
+    edges, empty_s = np.stack((end - stall_s, end), axis=1).ravel(), np.stack((until - stall_s, until), axis=1).ravel()
+    within_s = until - np.interp(end - WINDOW_S, edges, empty_s)
+    lost[rows] = np.bincount(row[within_s > most], minlength=len(rows)) > 0
     return lost

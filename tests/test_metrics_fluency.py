@@ -72,6 +72,8 @@ def paced(gaps: list[float]) -> Case:
     ([1 / 13] * 40, True),                                  # at 0.65
     ([0.05] * 20 + [0.35] + [0.05] * 20, False),            # empty for 0.30 s, exactly
     ([0.05] * 20 + [0.36] + [0.05] * 20, True),
+    ([0.05] * 4 + [0.25] + [0.05] * 14 + [0.25], False),    # 0.2 s each: with the second, a quarter of the first
+    ([0.05] * 4 + [0.25] + [0.05] * 12 + [0.25], True),     # three quarters of it
     (([0.05] * 4 + [0.25]) * 2 + [0.05] * 20, True),        # 0.2 s each, 0.4 s apart
     ([0.05] * 4 + [0.25] + [0.05] * 20 + [0.25], False),    # 0.2 s each, 1 s apart
     ([0.0] * 20 + [0.9], False),                            # a silence that the buffer covers
@@ -89,6 +91,11 @@ def test_many_requests_at_once() -> None:
     alone = [found([one])[0] for one in requests]
     assert found(requests) == alone
     assert 10 < sum(alone) < 140
+
+
+def test_stalls_of_two_readers_are_not_added_up() -> None:
+    """Their answers begin and end with 0.2 s of silence each."""
+    assert found([paced([0.25] + [0.05] * 40 + [0.25])] * 2) == [False, False]
 
 
 def test_share_of_completed_requests_that_someone_reads() -> None:

@@ -34,6 +34,15 @@ def test_good_requests_meet_every_limit(limits: dict[str, float], good: list[boo
     assert which_are_good(limits, requests, records.fate == Fate.COMPLETED).tolist() == good
 
 
+def test_no_rebuffering_at_all_may_be_off_by_rounding() -> None:
+    times = [0.7 + np.arange(400) * 0.1, 0.3 + np.cumsum(np.full(400, 0.1)), np.append(np.arange(3) * 0.1, 0.301)]
+    trace = make_trace([0.0] * 3, 1, [400, 400, 4])
+    records = Records.of_token_times([0.0] * 3, times)
+    requests = per_request(trace, np.full(3, 10.0), records)
+    assert (requests.reading.rebuffer_s > 0).all(), "or this is no test"
+    assert which_are_good({"rebuffer": 0}, requests, np.ones(3, np.bool_)).tolist() == [True, True, False]
+
+
 def test_as_vllm_counts() -> None:
     """The rule of vllm/benchmarks/serve.py, calculate_metrics, written out: a limit that is just met is met."""
     result = simulate("vllm", generate(40, input_len=100, output_len="normal:60:30", seed=2), kv_tokens=2_000,
