@@ -74,7 +74,7 @@ class View(NamedTuple):
     computed_tokens: Ints       #: KV that exists: on the GPU, or on the host while residency is HOST
     host_tokens: Floats         #: KV that has a copy on the host (a fraction while a token is crossing)
     residency: Ints             #: one of Residency
-    consumption_rate: Floats    #: tokens per second the reader takes
+    consumption_rate: Floats    #: tokens per second the reader takes; where it changes along the answer, that of the newest token
     readers: Callable[[], Floats]       #: computes `read_until_s`; most policies never ask
     preemptions: Ints
     moved_s: Floats             #: when residency last changed
@@ -111,7 +111,7 @@ class View(NamedTuple):
 
     @property
     def slack_s(self) -> Floats:
-        """How long each reader can go on without a new token; 0 for an empty buffer.
+        """How long each reader can go on without a new token; 0 for an empty buffer. Exact at rates that change, too.
 
         Rounded to a microsecond, so that engines whose clocks differ in the last bit rank alike.
         """
@@ -120,7 +120,7 @@ class View(NamedTuple):
 
     @property
     def buffered_tokens(self) -> Floats:
-        """Tokens delivered and not read yet, as a fluid."""
+        """Tokens delivered and not read yet, as a fluid, all at the newest token's rate: some may lie before a change."""
         return self.slack_s * self.consumption_rate
 
     def rows(self, ids: Ints) -> Ints:

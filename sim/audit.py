@@ -19,9 +19,11 @@ import numpy.typing as npt
 from policies.api import HOLDS_BLOCKS, NOBODY, Bools, Floats, Ints, Plan, Residency, View, blocks_for
 
 from .audit_links import Traffic, links_broken, writing_broken
+from .audit_readers import Followed
 from .counters import Counters
 from .engine import Engine, Run, Watch
 from .records import Fate, Records
+from .requests import Requests
 
 _TIME_S = 1e-9      # clocks that were summed in another order differ by less
 _READ_S = 1e-7      # and so do readers who were followed token by token
@@ -45,18 +47,18 @@ class Tally:
     alive: Ints = field(default_factory=lambda: np.empty(0, np.int64))     #: ids that arrived and are not finished, ascending
     output: Ints = field(default_factory=lambda: np.zeros(256, np.int64))
     token_s: Floats = field(default_factory=lambda: np.full(256, -np.inf))
-    read_s: Floats = field(default_factory=lambda: np.full(256, -np.inf))
+    readers: Followed = field(default_factory=Followed)
     count: Counters = field(default_factory=Counters)
     traffic: Traffic = field(default_factory=Traffic)       #: of loads and evictions; write-through comes on top
     run_end_s: float = 0.0
     now_s: float = 0.0
 
-    def know(self, ids: Ints) -> None:
-        self.alive = ids
+    def know(self, requests: Requests) -> None:
+        self.readers.meet(requests, len(self.alive))
+        self.alive = ids = requests.id[: requests.n].copy()
         while len(ids) and ids[-1] >= len(self.output):
-            never = np.full(len(self.output), -np.inf)
+            self.token_s = np.concatenate((self.token_s, np.full(len(self.output), -np.inf)))
             self.output = np.concatenate((self.output, np.zeros_like(self.output)))
-            self.token_s, self.read_s = np.concatenate((self.token_s, never)), np.concatenate((self.read_s, never))
 
 
 class Parts(NamedTuple):
@@ -173,9 +175,10 @@ def _links(m: Moment) -> str:
 
 def _readers(m: Moment) -> str:
     q, known = m.engine.requests, len(m.tally.alive)
-    read, expected = q.read_until_s[:known], m.tally.read_s[m.tally.alive]
+    read, expected = q.read_until_s[:known], m.tally.readers.read_s[m.tally.alive]
     with np.errstate(invalid="ignore"):
-        return _rows(m, (read == expected) | (np.abs(read - expected) <= _READ_S), read)
+        right = (read == expected) | (np.abs(read - expected) <= _READ_S)
+    return _rows(m, right & (q.consumption_rate[:known] == m.tally.readers.rate[m.tally.alive]), read)
 
 
 # ---- decisions
@@ -287,7 +290,7 @@ STATE = (
     Invariant(10, "requests in flight equal copies under way", _in_flight),
     Invariant(11, "the clock never goes back, and the GPU is not busier than the clock", _clock),
     Invariant(12, "a link moves the blocks ordered, one copy at a time, at its rate or, beside the other way, its share", _links),
-    Invariant(13, "readers stand where reading token by token has brought them", _readers),
+    Invariant(13, "readers stand where reading token by token has brought them, at the newest token's rate", _readers),
 )
 DECISION = (
     Invariant(14, "at one instant everything else goes first and the decision last", _last_of_the_instant),
@@ -346,7 +349,7 @@ class Audit:
                 raise InvariantBroken(invariant.number, invariant.sentence, f"{numbers} (at {moment.engine.env.now:.9f} s)")
 
     def _meet(self, engine: Engine) -> None:
-        self.tally.know(engine.requests.id[: engine.requests.n].copy())
+        self.tally.know(engine.requests)
         self.tally.now_s = engine.env.now
 
     def _book_plan(self, engine: Engine, view: View, plan: Plan) -> None:
@@ -375,11 +378,9 @@ class Audit:
         else:
             count.decode_steps, count.decode_s = count.decode_steps + steps, count.decode_s + took_s
         ids = q.id[run.speakers]
+        tally.readers.deliver(ids, tally.output[ids], run.ends_s)
         tally.output[ids] += steps
         tally.token_s[ids] = run.ends_s[-1]
-        read_s, gap_s = tally.read_s[ids], 1.0 / q.consumption_rate[run.speakers]
-        due_s = (run.ends_s + np.arange(steps - 1, -1, -1) * gap_s[:, None]).max(axis=1, initial=-np.inf)
-        tally.read_s[ids] = np.maximum(read_s + steps * gap_s, due_s)
         tally.run_end_s = float(run.ends_s[-1])
         over = run.speakers[q.output_tokens[run.speakers] + steps == q.final_tokens[run.speakers]]
         tally.alive = np.setdiff1d(tally.alive, q.id[over])

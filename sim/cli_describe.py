@@ -41,8 +41,10 @@ def show(facts: Facts) -> None:
     if facts["input_output_spearman"] is not None:
         console.print(Text(f"Spearman correlation of input and output: {facts['input_output_spearman']:.2f}"))
     if rates := facts["consume_tps"]:
-        console.print(Text(f"Readers' rates given for {rates['given']:,}: mean {rates['mean']:.1f} tokens/s, "
-                           f"P10 {rates['p10']:.1f}, P50 {rates['p50']:.1f}, P90 {rates['p90']:.1f}"))
+        said = (f"Readers' rates given for {rates['given']:,}: mean {rates['mean']:.1f} tokens/s, "
+                f"P10 {rates['p10']:.1f}, P50 {rates['p50']:.1f}, P90 {rates['p90']:.1f}")
+        varying = f"; {rates['changing']:,} of them change along the answer, and their means over it are meant"
+        console.print(Text(said + (varying if rates["changing"] else "")))
 
 
 def _arrivals(facts: Facts) -> Iterator[tuple[str, str]]:

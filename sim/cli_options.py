@@ -127,8 +127,9 @@ class Options(Drawn, Cut, Read):
     """What both commands take."""
 
     consume_rate: Annotated[str, _clients(
-        "Tokens per second that a reader takes, where the trace does not say: a number, a mix such as 0.4:15,0.6:20 (share:rate), "
-        f"human-reading or human-listening (default: {PAPERS_RATE:g}, the TokenFlow paper's)", metavar="RATE")] = f"{PAPERS_RATE:g}"
+        "Tokens per second that a reader takes, where the trace does not say: a number, 30/10@200 (10 from token 200 on), a mix "
+        f"such as 0.4:15,0.6:20 (share:rate), human-reading or human-listening (default: {PAPERS_RATE:g}, the TokenFlow paper's)",
+        metavar="RATE")] = f"{PAPERS_RATE:g}"
     max_concurrency: Annotated[int | None, _clients(
         "Requests in flight at most; the client holds back the others", metavar="N")] = None
     max_model_len: Annotated[int | None, _clients(

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from traces.pace import changing, mean_tps
+
 from .cli_options import PAPERS_RATE
 from .result import Result
 
@@ -181,8 +183,10 @@ def _rates(result: Result) -> str:
     """How fast readers are; the trace's source, a line above, names the law where rates were drawn from one."""
     given, n = sum(value == value for value in result.trace.consume_tps), len(result.trace)
     if given == n:
-        least, most, mean = result.rates.min(), result.rates.max(), result.rates.mean()
-        return f"Readers take {least:.3g} to {most:.3g} tokens/s, each their own, {mean:.3g} on average."
+        rates = mean_tps(result.rates, result.trace.rate_changes, result.trace.output_tokens)
+        varying = " over their answers" if len(changing(result.trace.rate_changes)) else ""
+        return (f"Readers take {rates.min():.3g} to {rates.max():.3g} tokens/s{varying}, each their own, "
+                f"{rates.mean():.3g} on average.")
     rate = result.summary["consume_rate"]
     usual = f"Readers take {rate:g} tokens/s" + (" (the TokenFlow paper's rate)" if rate == PAPERS_RATE else "")
     return usual + (f" where the trace does not say; it does for {given:,} of {n:,}." if given else ".")

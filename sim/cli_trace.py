@@ -17,8 +17,8 @@ app = typer.Typer(help="Look at workload traces, convert and generate them.")
 
 _Debug = Annotated[bool, typer.Option("--debug", help=DEBUG, show_default=False)]
 _Rate = Annotated[str | None, typer.Option(
-    help="Tokens per second that a reader takes, where the trace does not say: a number, a mix such as 0.4:15,0.6:20 (share:rate), "
-    "human-reading or human-listening", metavar="RATE", show_default=False)]
+    help="Tokens per second that a reader takes, where the trace does not say: a number, 30/10@200 (10 from token 200 on), a mix "
+    "such as 0.4:15,0.6:20 (share:rate), human-reading or human-listening", metavar="RATE", show_default=False)]
 
 
 @dataclass(frozen=True, kw_only=True)

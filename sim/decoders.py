@@ -13,7 +13,7 @@ from policies.api import NOBODY, Floats, Ints, decode_steps_that_fit
 
 from . import token_buffer
 from .kv_cache import KVCache
-from .requests import Requests
+from .requests import NEVER, Requests
 from .step_clock import StepClock
 
 
@@ -24,6 +24,7 @@ class Decoders:
         self._at: Ints | slice = NOBODY     # the same; a slice, which is read without a copy, where there are no gaps
         self.kv_tokens = 0                  #: their KV together
         self.to_finish = 0                  #: steps until the first of them is done
+        self.to_change = NEVER              #: steps until the first of their readers goes on at another rate
         self._settled_at = 0                # step of the clock
         self._marks: list[tuple[int, float]] = []       # (step, its end) of the first and last step of each run
 
@@ -40,6 +41,7 @@ class Decoders:
         self._clock.tick(ends_s)
         self.kv_tokens += steps * len(self.rows)
         self.to_finish -= steps
+        self.to_change -= steps
 
     def steps_that_fit(self) -> int:
         """Steps that surely fit into the free GPU blocks; 0 only if not even one does."""
@@ -81,6 +83,13 @@ class Decoders:
             q.read_at[rows] = steps
         self._marks.clear()
 
+    def change_rates(self) -> None:
+        """Who got the first token of another segment reads on at its rate."""
+        self.settle()
+        self.settle_readers()
+        self._requests.read_on(self.rows)
+        self._measure_change()
+
     # ---- who they are
 
     def join(self, rows: Ints) -> None:
@@ -91,6 +100,7 @@ class Decoders:
         for row in rows.tolist():
             left = int(q.final_tokens[row]) - int(q.output_tokens[row])
             self.to_finish = min(self.to_finish, left) if self.kv_tokens else left
+            self.to_change = min(self.to_change, int(q.change_at[row]) - int(q.output_tokens[row]))
             self.kv_tokens += int(q.computed_tokens[row])
         together = np.concatenate((self.rows, rows))
         together.sort()
@@ -134,3 +144,9 @@ class Decoders:
         q, at = self._requests, self._at
         self.kv_tokens = int(q.computed_tokens[at].sum())
         self.to_finish = int((q.final_tokens[at] - q.output_tokens[at]).min()) if len(self.rows) else 0
+        self._measure_change()
+
+    def _measure_change(self) -> None:
+        q, at = self._requests, self._at
+        changes = q.rate_changes and len(self.rows)
+        self.to_change = int((q.change_at[at] - q.output_tokens[at]).min()) if changes else NEVER

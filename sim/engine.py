@@ -304,8 +304,8 @@ class Engine:
         return Run(now, ends, self.decoders.rows, NOBODY, NOBODY, NOBODY)
 
     def _most_steps(self) -> int:
-        """Decode steps until the first request finishes, blocks run out, or the plan wants to be asked."""
-        most = min(self._fit or self._steps_that_fit(), self.decoders.to_finish)
+        """Decode steps until the first request finishes, a reader's rate changes, blocks run out, or the plan wants to be asked."""
+        most = min(self._fit or self._steps_that_fit(), self.decoders.to_finish, self.decoders.to_change)
         if self.plan.wake_after_steps:
             most = min(most, self.steps_to_wake)
         if self.copies.n and not self.write_through.exact:
@@ -349,6 +349,8 @@ class Engine:
         if len(run.decoding):
             self.decoders.advance(run.ends_s)
         over = self._prefilled(run) if len(run.prefilling) else False
+        if self.decoders.to_change <= 0:
+            self.decoders.change_rates()
         if run.unwritten is not None:
             self.decoders.settle()
             self.copies.book(run.unwritten)

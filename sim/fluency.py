@@ -19,8 +19,10 @@ SPEED_LOSS = 0.3        #: speed variation above which reading is felt to lose f
 TOLERANCE = 1e-9        #: seconds that a stall, and tokens that a buffer, may be off by rounding
 
 
-def loses_fluency(stalled_s: Floats, rates: Floats) -> Bools:
+def loses_fluency(stalled_s: Floats, rates: Floats, due_s: Floats | None = None) -> Bools:
     """Whether each of m readers ever does; `stalled_s`: time before an empty buffer until each token since the first, shape (m, k).
+
+    `due_s`: when each token would be taken up without stalls, where that is not j/r for token j, shape (m, k).
 
     It is enough to look at windows that end with a stall. Any other can be slid there without losing: to the left while its end
     lies outside stalls, to the right while it lies within one, for then it gains as fast as it can lose.
@@ -36,10 +38,11 @@ def loses_fluency(stalled_s: Floats, rates: Floats) -> Bools:
         return lost
     rows, stalls_s = rows[in_doubt], stalls_s[in_doubt]
     row, token = (stalls_s > 0).nonzero()
-    stall_s, since_first_s = stalls_s[row, token], stalled_s[rows[row], token + 1] + (token + 1) / rates[rows[row]]
+    stall_s, due = stalls_s[row, token], (token + 1) / rates[rows[row]] if due_s is None else due_s[rows[row], token + 1]
+    since_first_s = stalled_s[rows[row], token + 1] + due
 
     # one axis of time: the rows one after the other, a window apart at least
-    apart_s = stalled_s[rows, -1] + stalled_s.shape[1] / rates[rows] + WINDOW_S
+    apart_s = stalled_s[rows, -1] + (stalled_s.shape[1] / rates[rows] if due_s is None else due_s[rows, -1]) + WINDOW_S
     end = (apart_s.cumsum() - apart_s)[row] + since_first_s
     until = stall_s.cumsum()
     edges, empty_s = np.stack((end - stall_s, end), axis=1).ravel(), np.stack((until - stall_s, until), axis=1).ravel()

@@ -11,8 +11,10 @@ import numpy as np
 
 from policies.api import Bools, Floats
 from traces import Trace
+from traces.pace import mean_tps
 
 from .gaps import gaps
+from .paced_reading import read_at_paces
 from .percentiles import ALWAYS, p_word
 from .pooled import Pooled
 from .qoe import EXPECTED_TTFT_S
@@ -33,14 +35,21 @@ class PerRequest:
 
 
 def per_request(trace: Trace, rates: Floats, records: Records) -> PerRequest:
-    """`rates`: tokens per second that each reader takes, shape (n,). QoE expects the first token within the trace's ttft_slo_s."""
+    """`rates`: tokens per second that each reader takes, at first, shape (n,); the trace knows what changes later.
+
+    QoE expects the first token within the trace's ttft_slo_s.
+    """
+    varies = trace.rate_changes.astype(np.bool_)
     expected_ttft_s = np.where(np.isnan(trace.ttft_slo_s), EXPECTED_TTFT_S, trace.ttft_slo_s)
     several = np.where(records.tokens > 1, records.tokens - 1, nan)
+    reading = read(records, rates, trace.output_tokens, (trace.reader & ~varies).nonzero()[0], expected_ttft_s)
+    read_at_paces(reading, records, rates, trace.rate_changes, trace.output_tokens, (trace.reader & varies).nonzero()[0],
+                  expected_ttft_s)
     return PerRequest(
         ttft_s=records.first_s - records.sent_s,
         tpot_s=(records.last_s - records.first_s) / several,
         e2e_s=records.last_s - records.sent_s,
-        reading=read(records, rates, trace.output_tokens, trace.reader.nonzero()[0], expected_ttft_s),
+        reading=reading,
     )
 
 
@@ -53,8 +62,8 @@ def serving_summary(trace: Trace, rates: Floats, records: Records, requests: Per
     ones) are over completed requests, in milliseconds; ITL pools all gaps of all of them; `duration` runs from the first
     arrival to the last token, or to `end_s` when requests are unfinished then. Rebuffering, QoE (of Andes) and fluency are those
     of completed requests which someone reads; the share of good requests is of all that the trace has. Effective throughput and
-    QoS (TokenFlow 7.1.3, and Eq. 2 with lambda = mu = r: a second of waiting or of stalling costs r tokens) also count what
-    unfinished requests got by then; their T begins with the first arrival.
+    QoS (TokenFlow 7.1.3, and Eq. 2 with lambda = mu = r: a second of waiting or of stalling costs r tokens; of a rate that
+    changes, its mean over the answer) also count what unfinished requests got by then; their T begins with the first arrival.
     """
     done, unfinished = records.fate == Fate.COMPLETED, records.fate == Fate.UNFINISHED
     end_s = end_s if unfinished.any() else float(records.last_s[done].max())
@@ -97,7 +106,8 @@ def _delivered(trace: Trace, rates: Floats, records: Records, requests: PerReque
     effective = float(np.nansum(requests.reading.effective_tokens[reads]))
     waited_s = np.where(np.isnan(requests.ttft_s), end_s - records.sent_s, requests.ttft_s)[reads]
     stalled_s = np.nan_to_num(requests.reading.rebuffer_s[reads])
-    cost = float((rates[reads] * (waited_s + stalled_s)).sum())
+    mean_rates = mean_tps(rates, trace.rate_changes, trace.output_tokens)[reads]
+    cost = float((mean_rates * (waited_s + stalled_s)).sum())
     return {
         "effective_throughput": effective / duration if reads.any() else nan,
         "mean_token_weight": _ratio(effective, int(records.tokens[reads].sum())),

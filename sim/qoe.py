@@ -9,7 +9,8 @@ S_delay is the area between the curves, the sum of c_j - c*_j. S_whole is the ar
 S_delay and the area under the actual one: n (T_end - expected TTFT) - n^2 / 2r.
 
 With L the delay of the first token against its expectation and M_j the stalls until token j, c_j - c*_j = max(L + M_j, 0) = d_j:
-QoE = 1 - mean(d) / (d_(n-1) + n / 2r). `qos` is TokenFlow's, a throughput; `qoe` is this.
+QoE = 1 - mean(d) / (d_(n-1) + n / 2r). Of a reader whose rate changes, 1/r is each token's own, and n / 2r becomes the mean time
+from the middle of a token to the end of all. `qos` is TokenFlow's, a throughput; `qoe` is this.
 """
 
 from __future__ import annotations

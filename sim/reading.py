@@ -3,7 +3,8 @@
 The reader takes up token j at c_j = max(t_j, c_(j-1) + 1/r). With x_j = t_j - j/r and M_j the largest x so far,
 c_j = M_j + j/r: a cumulative maximum says everything. Counted from the first token, M_j is the time that the reader has sat
 before an empty buffer by then, the stall that token j ends is M_j - M_(j-1), and just before it
-ceil((M_(j-1) - x_j) r - 1) tokens lie unread, because all unread tokens are taken up 1/r apart.
+ceil((M_(j-1) - x_j) r - 1) tokens lie unread, because all unread tokens are taken up 1/r apart. Readers whose rate changes
+along the answer are in `sim.paced_reading`.
 """
 
 from __future__ import annotations

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from operator import itemgetter
+
 import numpy as np
 
 from policies.api import Floats, Ints
+from traces.pace import Changes
 
 _INTS = ("id", "prompt_tokens", "output_tokens", "max_tokens", "computed_tokens", "residency", "preemptions", "reader",
-         "final_tokens", "joined", "settled", "read_at")
+         "final_tokens", "joined", "settled", "read_at", "change_at")
 _FLOATS = ("arrival_s", "host_tokens", "consumption_rate", "read_until_s", "moved_s", "priority", "ttft_slo_s", "tpot_slo_s",
            "first_s", "prefill_token_s")
+
+
+NEVER = 1 << 61      #: more tokens than any answer has
 
 
 class Requests:
@@ -17,6 +24,7 @@ class Requests:
 
     final_tokens: the output length the model will really produce (the policy never sees it);
     joined: where in the step clock the request began to decode, -1 while it does not;
+    change_at: tokens with which the reader goes on at another rate, `NEVER` when there is none;
     settled, read_at: steps of the clock that a decoding request's tokens, and its reader, have been brought up to;
     first_s, prefill_token_s: times of the first token and of the one its last prefill gave, NaN when there is none.
     """
@@ -33,6 +41,7 @@ class Requests:
     joined: Ints
     settled: Ints
     read_at: Ints
+    change_at: Ints
     arrival_s: Floats
     host_tokens: Floats
     consumption_rate: Floats
@@ -46,6 +55,7 @@ class Requests:
 
     def __init__(self, capacity: int = 256) -> None:
         self.n = 0
+        self.rate_changes: dict[int, Changes] = {}      #: of those whose rate changes, by id
         self._hold(np.zeros((len(_INTS), capacity), np.int64), np.zeros((len(_FLOATS), capacity)))
 
     def _hold(self, ints: Ints, floats: Floats) -> None:
@@ -62,19 +72,25 @@ class Requests:
         return tuple(ints[:, : self.n]), tuple(floats[:, : self.n])
 
     def add(self, id: int, arrival_s: float, prompt_tokens: int, max_tokens: int, final_tokens: int, consumption_rate: float,
-            priority: float = 1.0, ttft_slo_s: float = np.nan, tpot_slo_s: float = np.nan, reader: bool = True) -> None:
+            priority: float = 1.0, ttft_slo_s: float = np.nan, tpot_slo_s: float = np.nan, reader: bool = True,
+            rate_changes: Changes = ()) -> None:
         n = self.n
         if n == self._ints.shape[1]:
             self._hold(np.concatenate((self._ints, np.zeros_like(self._ints)), axis=1),
                        np.concatenate((self._floats, np.zeros_like(self._floats)), axis=1))
-        self._ints[:, n] = (id, prompt_tokens, 0, max_tokens, 0, 0, 0, reader, final_tokens, -1, 0, 0)
+        self._ints[:, n] = (id, prompt_tokens, 0, max_tokens, 0, 0, 0, reader, final_tokens, -1, 0, 0, NEVER)
         self._floats[:, n] = (arrival_s, 0.0, consumption_rate, -np.inf, arrival_s, priority, ttft_slo_s, tpot_slo_s,
                               np.nan, np.nan)
+        if rate_changes:
+            self.rate_changes[id], self.change_at[n] = rate_changes, rate_changes[0][0] + 1
         self.n = n + 1
 
     def remove(self, rows: Ints) -> tuple[np.ndarray[tuple[int], np.dtype[np.bool_]], Ints]:
         """Close the gaps; returns which old rows are left, and where each of them is now."""
         n = self.n
+        if self.rate_changes:
+            for id in self.id[rows].tolist():
+                self.rate_changes.pop(id, None)
         keep = np.ones(n, np.bool_)
         keep[rows] = False
         if len(rows) == 1:
@@ -87,6 +103,14 @@ class Requests:
             self._floats[:, :left] = self._floats[:, :n][:, keep]
         self.n = n - len(rows)
         return keep, keep.cumsum() - 1
+
+    def read_on(self, rows: Ints) -> None:
+        """Of these readers, those whose newest token begins another segment go on at its rate."""
+        for row in rows[self.output_tokens[rows] >= self.change_at[rows]].tolist():
+            changes, newest = self.rate_changes[int(self.id[row])], int(self.output_tokens[row]) - 1
+            begun = bisect_right(changes, newest, key=itemgetter(0))
+            self.consumption_rate[row] = changes[begun - 1][1]
+            self.change_at[row] = changes[begun][0] + 1 if begun < len(changes) else NEVER
 
     def row(self, id: int) -> int:
         return int(self.id[: self.n].searchsorted(id))

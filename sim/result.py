@@ -16,6 +16,7 @@ import numpy.typing as npt
 from policies import POLICIES
 from policies.api import Bools, Floats, Policy
 from traces import BadInput, Trace
+from traces.pace import changing, joined
 
 from .counters import Counters
 from .goodput import which_are_good
@@ -38,7 +39,7 @@ class Result:
     """One finished run. Everything in `summary` is computed at construction, `requests` when asked for."""
 
     trace: Trace
-    rates: Floats                       #: tokens per second that each reader takes, shape (n,)
+    rates: Floats                       #: tokens per second that each reader takes, at first, shape (n,)
     records: Records
     counters: Counters
     machine: Machine
@@ -79,7 +80,7 @@ class Result:
             "input_tokens": trace.input_tokens,
             "output_tokens": trace.output_tokens,
             "class": trace.klass,
-            "consume_tps": self.rates,
+            "consume_tps": self._paces(),
             "fate": np.array(Fate.NAMES, object)[records.fate],
             "reason": records.reason,
             "delivered_tokens": records.tokens,
@@ -94,6 +95,14 @@ class Result:
             "qoe": reading.qoe,
             "preemptions": records.preemptions,
         } | ({} if self.good is None else {"good": self.good})
+
+    def _paces(self) -> npt.NDArray[Any]:
+        """Each reader's rate; as text where it changes."""
+        paces, varying = self.rates.copy(), changing(self.trace.rate_changes)
+        if len(varying):
+            paces = paces.astype(object)
+            paces[varying] = list(map(str, joined(self.rates[varying], self.trace.rate_changes[varying])))
+        return paces
 
     @cached_property
     def requests(self) -> DataFrame:

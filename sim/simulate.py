@@ -134,7 +134,7 @@ class _Run:
         return rejected
 
     def _clients(self) -> Generator[simpy.Event, Any, None]:
-        env, trace, add, rates = self.env, self.trace, self.engine.requests.add, self.rates
+        env, trace, add, rates, changes = self.env, self.trace, self.engine.requests.add, self.rates, self.trace.rate_changes
         for id in range(len(trace)):
             if self._turned_away[id]:
                 self.records.sent_s[id] = trace.arrival_s[id]
@@ -149,7 +149,8 @@ class _Run:
             self.records.sent_s[id] = env.now
             output = int(trace.output_tokens[id])
             add(id, env.now, int(trace.input_tokens[id]), output, output, float(rates[id]), float(trace.priority[id]),
-                float(trace.ttft_slo_s[id]), float(trace.tpot_slo_s[id]), bool(trace.reader[id]))
+                float(trace.ttft_slo_s[id]), float(trace.tpot_slo_s[id]), bool(trace.reader[id]),
+                changes[id])
             self.engine.note(Event.ARRIVAL)
 
     def _finished(self, rows: Ints, now_s: float) -> None:

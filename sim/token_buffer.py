@@ -3,6 +3,9 @@
 A reader takes token j at c_j = max(t_j, c_(j-1) + 1/r): as soon as it is there and the one before has been read. Reading
 stops while the buffer is empty. Every unread token waits behind one that was read late or in time, so unread tokens are 1/r
 apart, and ONE number per request, the time c_n at which the last delivered token is taken up, is the whole state.
+
+A rate that changes along the answer is that of the token being read: c_j = max(t_j, c_(j-1) + 1/r_(j-1)). With n tokens
+delivered, the rate in force is r of the newest, and it holds until the first token of another segment has come.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from sim.errors import Wedged
 from sim.latency import LatencyModel
 from sim.machine import Machine
 from sim.records import Fate, Records
+from traces.pace import Changes
 
 FAST = LatencyModel(weights_s=5e-3, token_s=3e-5, kv_token_s=4e-8, pair_s=2e-10, seq_s=1e-5, knee=4.0, host_s=1e-3)
 SLOW = LatencyModel(weights_s=1.7e-2, token_s=2e-4, kv_token_s=3e-7, pair_s=2e-9, seq_s=2e-5, knee=2.0, host_s=3e-3)
@@ -32,6 +33,7 @@ class Ask:
     output: int
     rate: float = 20.0
     max_tokens: int = 0
+    changes: Changes = ()
 
 
 @dataclass
@@ -82,7 +84,8 @@ def run_engine(asks: Sequence[Ask], policy: Policy, on: Machine, *, step_by_step
             if ask.arrival_s > env.now:
                 yield env.timeout(ask.arrival_s - env.now)
             records.sent_s[id] = env.now
-            engine.requests.add(id, env.now, ask.prompt, ask.max_tokens or ask.output, ask.output, ask.rate)
+            engine.requests.add(id, env.now, ask.prompt, ask.max_tokens or ask.output, ask.output, ask.rate,
+                                rate_changes=ask.changes)
             engine.note(Event.ARRIVAL)
 
     engine = Engine(env, on, policy, step_by_step=step_by_step, watch=log if watched else None, finished=finished, stop_s=stop_s)
@@ -102,11 +105,21 @@ def run_engine(asks: Sequence[Ask], policy: Policy, on: Machine, *, step_by_step
 
 
 def random_asks(rng: np.random.Generator, n: int, prompt: int = 600, output: int = 120, rate: float = 8.0) -> list[Ask]:
-    """Poisson arrivals, some of them together; lengths from 1 token on; rates of slow and fast readers."""
+    """Poisson arrivals, some of them together; lengths from 1 token on; slow and fast readers, a third of whom change."""
     gaps = rng.exponential(1 / rate, n) * (rng.random(n) > rng.choice([0.0, 0.5, 1.0], p=[0.4, 0.4, 0.2]))
     prompts, outputs = rng.integers(1, prompt + 1, n), rng.integers(1, output + 1, n)
     prompts[rng.random(n) < 0.1], outputs[rng.random(n) < 0.1] = 1, 1
-    return [Ask(float(t), int(p), int(o), float(r)) for t, p, o, r in zip(gaps.cumsum(), prompts, outputs, rng.uniform(2, 40, n))]
+    rates = rng.uniform(2, 40, n)
+    return [Ask(float(t), int(p), int(o), float(r), changes=random_changes(rng, int(o)))
+            for t, p, o, r in zip(gaps.cumsum(), prompts, outputs, rates)]
+
+
+def random_changes(rng: np.random.Generator, output: int) -> Changes:
+    """Of a reader, mostly none; some at neighbouring tokens, some just beyond the end."""
+    if rng.random() < 2 / 3:
+        return ()
+    tokens = np.unique(rng.integers(1, output + 2, rng.integers(1, 6)))
+    return tuple((int(token), float(rng.uniform(2, 40))) for token in tokens)
 
 
 def random_machine(rng: np.random.Generator, asks: Sequence[Ask], tight: bool) -> Machine:

@@ -91,6 +91,7 @@ def one_silent(engine: Engine, run: Run) -> None:
     (12, add("h2d", "free_s", 10.0)),
     (12, add("d2h", "free_s", 10.0)),
     (13, set_row("read_until_s", 1e3, decoder)),
+    (13, set_row("consumption_rate", 29.0, decoder)),
     (16, one_more_row),
     (16, one_silent),
     (17, add("run", "start_s", -1.0)),

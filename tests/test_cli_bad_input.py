@@ -67,6 +67,7 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "huge.csv": TRACE.replace("0,100", "0,999999").replace("1,50", "1,999999").replace("2,60", "2,999999").encode(),
         "not.csv.gz": TRACE.encode(),
         "cut.csv.gz": gzip.compress(TRACE.encode() + b"".join(b"%d,%d,7\n" % (i + 3, i * i % 997 + 1) for i in range(500)))[:-200],
+        "pace.csv": b"arrival_s,input_tokens,output_tokens,consume_tps\n0,1,1,30/10@9\n1,1,1,30/10@9/5@9\n",
         "binary.csv": bytes(range(255, 0, -1)),
         "mine.py": POLICY.encode(),
         "profile.json": b'{"name": 3}',
@@ -135,6 +136,9 @@ BAD = [
     (f"run {N} --seed -1", r"--seed: -1: must be a whole number from 0"),
     # clients, machine
     (f"run {N} --consume-rate 0", r"--consume-rate: 0.0: must be a positive number"),
+    (f"run {N} --consume-rate 30/10", r"--consume-rate: '30/10': '30/10' is not a pace: '10' must be written RATE@TOKEN"),
+    (f"run {N} --consume-rate 0.5:20,0.5:30/10@0", r"--consume-rate: .*'30/10@0' is not a pace: token '0' must be at least 1"),
+    ("run --trace pace.csv", r"trace: pace.csv, line 3: column consume_tps: '30/10@9/5@9' is not a pace: tokens must ascend, 9"),
     (f"run {N} --consume-rate nan", r"--consume-rate: nan: must be a positive number"),
     (f"run {N} --max-concurrency 0", r"--max-concurrency: 0: must be a positive number"),
     (f"run {N} --max-model-len -4", r"--max-model-len: -4: must be a positive number"),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from traces.pace import changing, mean_tps
 from traces.trace import Floats, Ints, Trace
 
 WINDOW_S = 300.0                #: of the CV that is given per window
@@ -35,7 +36,7 @@ def describe(trace: Trace) -> Numbers:
         "input_tokens": _lengths(trace.input_tokens),
         "output_tokens": _lengths(trace.output_tokens),
         "input_output_spearman": spearman(trace.input_tokens, trace.output_tokens),
-        "consume_tps": _rates(trace.consume_tps),
+        "consume_tps": _rates(trace),
     }
 
 
@@ -89,13 +90,17 @@ def _lengths(tokens: Ints) -> Numbers:
     return levels | {"max": int(tokens.max()), "mean": float(tokens.mean())}
 
 
-def _rates(tps: Floats) -> Numbers | None:
-    """Readers' rates that the trace gives."""
+def _rates(trace: Trace) -> Numbers | None:
+    """Readers' rates that the trace gives, each the mean over its answer; changing: how many are not the same all along."""
+    tps = mean_tps(trace.consume_tps, trace.rate_changes, trace.output_tokens)
     given = tps[~np.isnan(tps)]
     if not len(given):
         return None
     low, middle, high = np.percentile(given, [10, 50, 90])
-    return {"given": len(given), "mean": float(given.mean()), "p10": float(low), "p50": float(middle), "p90": float(high)}
+    varying = changing(trace.rate_changes)
+    first_change = np.array([trace.rate_changes[i][0][0] for i in varying.tolist()])
+    return {"given": len(given), "changing": int(np.count_nonzero(first_change < trace.output_tokens[varying])),
+            "mean": float(given.mean()), "p10": float(low), "p50": float(middle), "p90": float(high)}
 
 
 def spearman(one: Ints, other: Ints) -> float | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from traces import options
 from traces.arrivals import Burst, parse_arrivals
-from traces.consumption import Readers, parse_rates
+from traces.consumption import Readers, parse_rates, with_rates
 from traces.empirical import Empirical
 from traces.errors import BadInput
 from traces.lengths import Lengths, parse_lengths
@@ -56,17 +56,16 @@ def generate(
         raise BadInput("--request-rate", "(not given)", f"--arrival {arrival} needs one, in requests per second")
     arrival_rng = stream(seed, Purpose.ARRIVALS)
     input_tokens, output_tokens = _lengths(inputs, outputs, seed, requests)
-    return make_trace(
+    trace = make_trace(
         np.zeros(requests) if isinf(rate) else law.times_s(arrival_rng, requests, rate, shape),
         input_tokens,
         output_tokens,
-        consume_tps=None if readers is None else readers.sample(stream(seed, Purpose.RATES), requests),
         source=f"generate --num-prompts {requests} --arrival {arrival}"
         + ("" if request_rate is None else f" --request-rate {rate:.12g} --burstiness {shape:.12g}")
         + f" --input-len {inputs} --output-len {outputs}"
-        + ("" if readers is None else f" --consume-rate {readers}")
-        + f" --seed {seed}",
+        + (f" --seed {seed}" if readers is None else ""),
     )
+    return trace if readers is None else with_rates(trace, readers, seed)
 
 
 def _readers(consume_rate: float | str | None) -> Readers | None:

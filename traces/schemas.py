@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import nan
 
-from traces import cells
+from traces import cells, pace
 
-Value = float | int | bool | str
+Value = float | int | bool | str | pace.Pace
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ OURS = Schema(
         Column("arrival_s", "arrival_s", cells.zero_or_more),
         Column("input_tokens", "input_tokens", cells.count),
         Column("output_tokens", "output_tokens", cells.count),
-        Column("consume_tps", "consume_tps", cells.positive, empty=nan),
+        Column("consume_tps", "consume_tps", pace.parse, empty=nan),
         Column("model", "model", cells.name, empty=""),
         Column("session", "session", cells.name, empty=""),
         Column("class", "klass", cells.name, empty=""),

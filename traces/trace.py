@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from traces import cells, options
+from traces import pace as paces
 from traces.errors import BadInput
 from traces.streams import Purpose, stream
 
@@ -20,6 +21,7 @@ Names = npt.NDArray[np.object_]
 
 Numbers = float | Sequence[float] | npt.NDArray[Any]
 Texts = str | Sequence[str] | npt.NDArray[Any]
+Rates = Numbers | Texts | paces.Pace | Sequence[float | str | paces.Pace]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +34,8 @@ class Trace:
     arrival_s: Floats           #: seconds from the start of the trace, never decreasing
     input_tokens: Ints          #: prompt length, at least 1
     output_tokens: Ints         #: output length that the model will really produce, at least 1
-    consume_tps: Floats         #: tokens per second the reader takes; NaN: the run's default
+    consume_tps: Floats         #: tokens per second the reader takes, at first; NaN: the run's default
+    rate_changes: Names         #: and further along the answer: `traces.pace.Changes`, () when that is all
     priority: Floats            #: weight of the request's class; 1 when not given
     ttft_slo_s: Floats          #: NaN when not given
     tpot_slo_s: Floats          #: NaN when not given
@@ -99,7 +102,7 @@ def make_trace(
     input_tokens: Numbers,
     output_tokens: Numbers,
     *,
-    consume_tps: Numbers | None = None,
+    consume_tps: Rates | None = None,
     priority: Numbers | None = None,
     ttft_slo_s: Numbers | None = None,
     tpot_slo_s: Numbers | None = None,
@@ -112,6 +115,8 @@ def make_trace(
 ) -> Trace:
     """A checked Trace. A scalar stands for every request; None, and NaN in an optional number, mean "not given".
 
+    `consume_tps`: numbers, or paces as in `traces.pace` ("30/10@200").
+
     Values are copied, put in order of arrival (stable: ties keep their order) and made read-only. BadInput names the
     element when a number is not finite, beyond 2**53, or out of its range: arrivals zero or above, tokens whole and at
     least 1, rates, weights and SLOs above 0; when lengths differ; and when there is no request at all.
@@ -121,11 +126,13 @@ def make_trace(
     def optional(name: str, values: Numbers | None) -> Floats:
         return _in_range(where, name, _array(where, name, np.nan if values is None else values), "above 0", missing=True)
 
+    first_tps, rate_changes = _rates(where, consume_tps)
     columns: dict[str, npt.NDArray[Any]] = {
         "arrival_s": _in_range(where, "arrival_s", _array(where, "arrival_s", arrival_s), "zero or above"),
         "input_tokens": _tokens(where, "input_tokens", input_tokens),
         "output_tokens": _tokens(where, "output_tokens", output_tokens),
-        "consume_tps": optional("consume_tps", consume_tps),
+        "consume_tps": optional("consume_tps", first_tps),
+        "rate_changes": rate_changes,
         "priority": np.nan_to_num(optional("priority", priority), nan=1.0),
         "ttft_slo_s": optional("ttft_slo_s", ttft_slo_s),
         "tpot_slo_s": optional("tpot_slo_s", tpot_slo_s),
@@ -156,6 +163,29 @@ def _array(where: str, name: str, values: object) -> npt.NDArray[Any]:
     except ValueError:
         raise BadInput("trace", where, f"{name} must be one value or one sequence of them") from None
     return array
+
+
+def _rates(where: str, values: Rates | None) -> tuple[npt.NDArray[Any], Names]:
+    """Rates at first, and what changes later."""
+    name = "consume_tps"
+    array = _array(where, name, np.nan if values is None else values)
+    changes = paces.constant(array.size)
+    if array.dtype.kind not in "OU":
+        return array, changes.reshape(array.shape)
+    tps = np.empty(array.size)
+    for i, value in enumerate(np.asarray(values, object).flat):
+        try:
+            rate = paces.parse(value) if isinstance(value, str) else value
+        except ValueError as error:
+            place = f"{name}[{i}]" if array.ndim else name
+            raise BadInput("trace", where, f"{place}: {cells.shown(value)} {error}") from None
+        if isinstance(rate, paces.Pace):
+            tps[i], changes[i] = rate.tps, rate.changes
+        elif isinstance(rate, (int, float, np.number)):
+            tps[i] = rate
+        else:
+            raise BadInput("trace", where, f"{name} must be numbers or paces, got {cells.shown(value)}")
+    return tps.reshape(array.shape), changes.reshape(array.shape)
 
 
 def _in_range(where: str, name: str, array: npt.NDArray[Any], least: str, *, missing: bool = False) -> Floats:

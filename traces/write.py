@@ -14,7 +14,8 @@ from secrets import token_hex
 
 from traces.cells import shown
 from traces.errors import BadInput
-from traces.schemas import OURS, Column
+from traces.pace import joined
+from traces.schemas import OURS, Column, Value
 from traces.trace import Trace
 
 _MILLISECONDS = ("ttft_slo_ms", "tpot_slo_ms")
@@ -55,11 +56,13 @@ def _csv(trace: Trace) -> bytes:
 
 def _cells(trace: Trace, column: Column) -> list[str]:
     """The cells of one column; none when it is optional and every request leaves it empty."""
-    cells = [_cell(column, value) for value in getattr(trace, column.argument).tolist()]
+    rates = column.argument == "consume_tps"
+    values = joined(trace.consume_tps, trace.rate_changes) if rates else getattr(trace, column.argument).tolist()
+    cells = [_cell(column, value) for value in values]
     return cells if column.empty is None or any(cells) else []
 
 
-def _cell(column: Column, value: float | int | bool | str) -> str:
+def _cell(column: Column, value: Value) -> str:
     """The shortest text that reads back as `value`."""
     if value == column.empty or (isinstance(value, float) and isnan(value)):
         return ""

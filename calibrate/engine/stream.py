@@ -7,6 +7,7 @@ from math import inf, nan
 from typing import Any
 
 from policies.api import Residency
+from traces.pace import Changes, Pace, parse
 
 DEFAULT_CONSUMPTION_RATE = 20.0     # tokens per second, for requests that come without one
 
@@ -19,7 +20,8 @@ class Stream:
     id: int
     arrival_s: float
     moved_s: float                      #: when residency last changed
-    consumption_rate: float = DEFAULT_CONSUMPTION_RATE
+    consumption_rate: float = DEFAULT_CONSUMPTION_RATE      #: at which the newest token is read
+    rate_changes: Changes = ()          #: yet to come
     priority: float = 1.0
     ttft_slo_s: float = nan
     tpot_slo_s: float = nan
@@ -30,11 +32,16 @@ class Stream:
 
     @classmethod
     def of(cls, request: Any, id: int, now_s: float) -> Stream:
-        """The reader is described by SamplingParams.extra_args (`vllm_xargs` over HTTP), under the names of the View's columns."""
+        """The reader is described by SamplingParams.extra_args (`vllm_xargs` over HTTP), under the names of the View's columns.
+
+        `consumption_rate` may be a pace as text ("30/10@200").
+        """
         given = (request.sampling_params and request.sampling_params.extra_args) or {}
         stream = cls(request, id, now_s, now_s, reader=int(given.get("reader", 1)))
-        for name in ("consumption_rate", "priority", "ttft_slo_s", "tpot_slo_s"):
+        for name in ("priority", "ttft_slo_s", "tpot_slo_s"):
             setattr(stream, name, float(given.get(name, getattr(stream, name))))
+        rate = parse(str(given.get("consumption_rate", DEFAULT_CONSUMPTION_RATE)))
+        stream.consumption_rate, stream.rate_changes = (rate.tps, rate.changes) if isinstance(rate, Pace) else (rate, ())
         return stream
 
     @property
@@ -61,6 +68,9 @@ class Stream:
         """One more token in the reader's buffer (`sim.token_buffer`, for a single token)."""
         gap_s = 1.0 / self.consumption_rate
         self.read_until_s = max(self.read_until_s, now_s - gap_s) + gap_s
+        if self.rate_changes and self.request.num_output_tokens > self.rate_changes[0][0]:
+            (_, self.consumption_rate), *later = self.rate_changes
+            self.rate_changes = tuple(later)
 
     def host_blocks(self, block_size: int, stored: bool) -> int:
         """Host blocks it holds: for its whole KV while it is away or being written through (`stored`), else for its copy."""

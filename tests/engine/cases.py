@@ -8,6 +8,7 @@ import numpy as np
 
 from sim.latency import LatencyModel
 from sim.machine import Machine
+from traces.pace import Changes
 
 H200 = LatencyModel(weights_s=4.98e-3, token_s=1.85e-5, kv_token_s=2.84e-8, pair_s=9.3e-10, seq_s=3.05e-6, knee=1.77, host_s=8e-4)
 A100 = LatencyModel(weights_s=9.5e-3, token_s=6.0e-5, kv_token_s=7.5e-8, pair_s=3.1e-9, seq_s=2.2e-5, knee=1.6, host_s=1e-3)
@@ -24,6 +25,7 @@ class Ask(NamedTuple):
     ttft_slo_s: float
     tpot_slo_s: float
     reader: bool
+    rate_changes: Changes = ()
 
 
 def load(seed: int, requests: int, longest_prompt: int, longest_output: int) -> list[Ask]:
@@ -31,10 +33,18 @@ def load(seed: int, requests: int, longest_prompt: int, longest_output: int) -> 
     rng = np.random.default_rng([seed, 1])
     gaps = rng.exponential(1 / rng.uniform(2, 20), requests) * (rng.random(requests) > rng.choice([0.0, 0.5, 0.9]))
     slo = rng.choice([np.nan, 0.5, 2.0], (2, requests))
-    return [Ask(*ask) for ask in zip(gaps.cumsum().tolist(), rng.integers(1, longest_prompt + 1, requests).tolist(),
-                                     rng.integers(1, longest_output + 1, requests).tolist(), rng.uniform(3, 30, requests).tolist(),
-                                     rng.choice([0.5, 1.0, 4.0], requests).tolist(), slo[0].tolist(), (slo[1] / 10).tolist(),
-                                     (rng.random(requests) < 0.9).tolist())]
+    prompts, outputs = (rng.integers(1, longest + 1, requests).tolist() for longest in (longest_prompt, longest_output))
+    rates, weights = rng.uniform(3, 30, requests).tolist(), rng.choice([0.5, 1.0, 4.0], requests).tolist()
+    readers = (rng.random(requests) < 0.9).tolist()
+    changes = [_changes(rng, output) for output in outputs]
+    return [Ask(*ask) for ask in zip(gaps.cumsum().tolist(), prompts, outputs, rates, weights, slo[0].tolist(),
+                                     (slo[1] / 10).tolist(), readers, changes)]
+
+
+def _changes(rng: np.random.Generator, output_tokens: int) -> Changes:
+    """Of a reader: mostly none."""
+    tokens = np.unique(rng.integers(1, output_tokens + 2, rng.choice([0, 0, 1, 4])))
+    return tuple((token, float(rng.uniform(3, 30))) for token in tokens.tolist())
 
 
 def machine(seed: int, longest: int, memory: str, host: str) -> Machine:

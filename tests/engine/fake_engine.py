@@ -27,6 +27,7 @@ from sim.beliefs import Beliefs
 from sim.link import host_links
 from sim.machine import Machine
 from sim.write_through import WriteThrough
+from traces.pace import Pace
 
 LONGEST = 16_384    # tokens; vLLM ends a request there
 
@@ -197,6 +198,8 @@ class FakeEngine:
                 yield self.env.timeout(ask.arrival_s - self.env.now)
             reader = {name: value for name, value in ask._asdict().items() if name in
                       ("consumption_rate", "priority", "ttft_slo_s", "tpot_slo_s", "reader") and value == value}
+            if ask.rate_changes:
+                reader["consumption_rate"] = str(Pace(ask.consumption_rate, ask.rate_changes))
             self.vllm.add_request(Request(
                 request_id=str(id), prompt_token_ids=[1] * ask.prompt_tokens, pooling_params=None, arrival_time=self.env.now,
                 sampling_params=SamplingParams(max_tokens=ask.output_tokens, ignore_eos=True, extra_args=reader)))

@@ -47,7 +47,7 @@ def _run(load: list[Ask], policy: Policy, machine: Machine, watch: Recording | N
             if ask.arrival_s > env.now:
                 yield env.timeout(ask.arrival_s - env.now)
             engine.requests.add(id, env.now, ask.prompt_tokens, ask.output_tokens, ask.output_tokens, ask.consumption_rate,
-                                ask.priority, ask.ttft_slo_s, ask.tpot_slo_s, ask.reader)
+                                ask.priority, ask.ttft_slo_s, ask.tpot_slo_s, ask.reader, ask.rate_changes)
             engine.note(Event.ARRIVAL)
 
     env.process(clients())

@@ -39,7 +39,9 @@ def vllm(seed: int) -> Case:
 def tokenflow(seed: int) -> Case:
     """Slow readers and fast links, so that there is something to win by preempting."""
     fields = {"interval_s": 0.4} | TOKENFLOW[seed % len(TOKENFLOW)]
-    asks = [ask._replace(consumption_rate=3 + ask.consumption_rate / 3) for ask in load(seed, 60, 600, 300)]
+    asks = [ask._replace(consumption_rate=3 + ask.consumption_rate / 3,
+                         rate_changes=tuple((token, 3 + rate / 3) for token, rate in ask.rate_changes))
+            for ask in load(seed, 60, 600, 300)]
     tight = machine(seed, 900, "ample" if seed % 10 == 9 else "tight", HOST[seed % 5])
     rate = 25e9 if seed % 4 else tight.h2d_bytes_per_s
     return TokenFlow(**fields), asks, replace(tight, max_seqs=64, max_step_tokens=max(tight.max_step_tokens, 256),
