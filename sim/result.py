@@ -16,7 +16,7 @@ import numpy.typing as npt
 from policies import POLICIES
 from policies.api import Bools, Floats, Policy
 from traces import BadInput, Trace
-from traces.pace import changing, joined
+from traces.pace import changing, joined, reading_s
 
 from .counters import Counters
 from .goodput import which_are_good
@@ -118,7 +118,8 @@ class Result:
 
     def read_along(self, id: int) -> tuple[Floats, Floats]:
         """When each token of the request in row `id` is taken up, shape (tokens,); from when to when its reader stalled, (m, 2)."""
-        return read_along(self.token_times_s(id), float(self.rates[id]))
+        times_s = self.token_times_s(id)
+        return read_along(times_s, reading_s(float(self.rates[id]), self.trace.rate_changes[id], len(times_s)))
 
     def save(self, directory: str | PathLike[str], detailed: bool = False) -> Path:
         """Write run.json, requests.csv and host.json into a new or empty directory, all of them or nothing.

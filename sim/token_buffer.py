@@ -31,10 +31,12 @@ def deliver(read_until_s: Floats, rate: Floats, since: Ints, steps: int, at: Flo
     return until
 
 
-def read_along(times_s: Floats, rate: float) -> tuple[Floats, Floats]:
-    """(c_j, stalls) of one reader: when each token is taken up, shape (k,), and from when to when there was none, shape (m, 2)."""
-    paces = np.arange(len(times_s)) / rate
-    late = np.maximum.accumulate(times_s - paces)
+def read_along(times_s: Floats, due_s: Floats) -> tuple[Floats, Floats]:
+    """(c_j, stalls) of one reader: when each token is taken up, shape (k,), and from when to when there was none, shape (m, 2).
+
+    `due_s`: when each token would be taken up after the first, if none came late (`traces.pace.reading_s`).
+    """
+    late = np.maximum.accumulate(times_s - due_s)
     stalled = (np.diff(late) > TOLERANCE_S).nonzero()[0]
-    taken_s: Floats = late + paces
-    return taken_s, np.column_stack((late[stalled] + paces[stalled + 1], times_s[stalled + 1]))
+    taken_s: Floats = late + due_s
+    return taken_s, np.column_stack((late[stalled] + due_s[stalled + 1], times_s[stalled + 1]))

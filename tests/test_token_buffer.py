@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from policies.api import Floats
 from sim import token_buffer
+from traces.pace import reading_s
 
 
 def deliver(read_until_s: Floats, rate: Floats, first_s: float, last_s: float, tokens: int) -> Floats:
@@ -71,15 +72,16 @@ def test_several_runs_and_readers_who_join_between_them() -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(gaps_s=st.lists(st.floats(1e-4, 2.0), max_size=40), rate=st.floats(0.5, 50))
-def test_reading_along_token_by_token(gaps_s: list[float], rate: float) -> None:
+@given(gaps_s=st.lists(st.floats(1e-4, 2.0), max_size=40), rate=st.floats(0.5, 50), later=st.floats(0.5, 50),
+       change=st.integers(1, 50))
+def test_reading_along_token_by_token(gaps_s: list[float], rate: float, later: float, change: int) -> None:
     times = np.cumsum(gaps_s)
     expected, stalls, free_s = [], [], inf
-    for time in times.tolist():
+    for token, time in enumerate(times.tolist()):
         if time > free_s + 1e-8:
             stalls.append((free_s, time))
         expected.append(time if free_s == inf else max(time, free_s))
-        free_s = expected[-1] + 1 / rate
-    taken_s, seen = token_buffer.read_along(times, rate)
+        free_s = expected[-1] + 1 / (rate if token < change else later)
+    taken_s, seen = token_buffer.read_along(times, reading_s(rate, ((change, later),), len(times)))
     assert taken_s == pytest.approx(np.array(expected), abs=1e-9)
     assert seen[np.diff(seen)[:, 0] > 1e-8].ravel() == pytest.approx(np.ravel(stalls), abs=1e-9)
