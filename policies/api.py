@@ -207,7 +207,7 @@ def check_plan(view: View, plan: Plan) -> None:
             raise InvalidPlan("orders are arrays of whole numbers", "all", repr(orders))
     at, computed, left, bs = view.residency, view.computed_tokens, view.remaining_tokens, view.block_size
     ids, decode = plan.decode, view.rows(plan.decode)
-    load, drop, offload = view.rows(plan.load), view.rows(plan.drop), view.rows(plan.offload)
+    load, drop, offload = (view.rows(each) if len(each) else NOBODY for each in (plan.load, plan.drop, plan.offload))
     _each(ids[1:] > ids[:-1], "decode lists each request once, ids ascending", ids[1:], ids[:-1])
     _each(at[decode] == Residency.GPU, "only residents decode", ids, at[decode])
     _each(left[decode] == 1, "only the prefilled decode", ids, left[decode])

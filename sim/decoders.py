@@ -21,16 +21,13 @@ class Decoders:
     def __init__(self, requests: Requests, clock: StepClock, kv: KVCache) -> None:
         self._requests, self._clock, self._kv = requests, clock, kv
         self.rows: Ints = NOBODY            #: ascending
+        self.n = 0
         self._at: Ints | slice = NOBODY     # the same; a slice, which is read without a copy, where there are no gaps
         self.kv_tokens = 0                  #: their KV together
         self.to_finish = 0                  #: steps until the first of them is done
         self.to_change = NEVER              #: steps until the first of their readers goes on at another rate
         self._settled_at = 0                # step of the clock
         self._marks: list[tuple[int, float]] = []       # (step, its end) of the first and last step of each run
-
-    @property
-    def n(self) -> int:
-        return len(self.rows)
 
     def advance(self, ends_s: Floats) -> None:
         """They have decoded for so many steps."""
@@ -100,10 +97,12 @@ class Decoders:
         for row in rows.tolist():
             left = int(q.final_tokens[row]) - int(q.output_tokens[row])
             self.to_finish = min(self.to_finish, left) if self.kv_tokens else left
-            self.to_change = min(self.to_change, int(q.change_at[row]) - int(q.output_tokens[row]))
             self.kv_tokens += int(q.computed_tokens[row])
+            if q.rate_changes:
+                self.to_change = min(self.to_change, int(q.change_at[row]) - int(q.output_tokens[row]))
         together = np.concatenate((self.rows, rows))
-        together.sort()
+        if (self.n and together[self.n] < together[self.n - 1]) or len(rows) > 1:
+            together.sort()
         self._hold(together)
 
     def become(self, rows: Ints) -> None:
@@ -137,6 +136,7 @@ class Decoders:
 
     def _hold(self, rows: Ints) -> None:
         self.rows = self._at = rows
+        self.n = len(rows)
         if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
             self._at = slice(int(rows[0]), int(rows[-1]) + 1)
 

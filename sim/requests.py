@@ -18,6 +18,8 @@ _FLOATS = ("arrival_s", "host_tokens", "consumption_rate", "read_until_s", "move
 
 NEVER = 1 << 61      #: more tokens than any answer has
 
+_WINDOWS = 256          # kept, by number of rows: making one takes longer than most policies' thought
+
 
 class Requests:
     """Columns as arrays; rows [0, n) are in use. Public columns are those of `policies.api.View`, and
@@ -63,13 +65,19 @@ class Requests:
         self._frozen = ints.view(), floats.view()
         for table in self._frozen:
             table.flags.writeable = False
+        self._windows: dict[int, tuple[tuple[Ints, ...], tuple[Floats, ...]]] = {}
         for name, column in zip((*_INTS, *_FLOATS), (*ints, *floats)):
             setattr(self, name, column)
 
     def frozen(self) -> tuple[tuple[Ints, ...], tuple[Floats, ...]]:
         """Read-only windows on the rows in use: integer and float columns in the order of this file."""
-        ints, floats = self._frozen
-        return tuple(ints[:, : self.n]), tuple(floats[:, : self.n])
+        n = self.n
+        if n not in self._windows:
+            if len(self._windows) == _WINDOWS:
+                self._windows.clear()
+            ints, floats = self._frozen
+            self._windows[n] = tuple(ints[:, :n]), tuple(floats[:, :n])
+        return self._windows[n]
 
     def add(self, id: int, arrival_s: float, prompt_tokens: int, max_tokens: int, final_tokens: int, consumption_rate: float,
             priority: float = 1.0, ttft_slo_s: float = np.nan, tpot_slo_s: float = np.nan, reader: bool = True,
