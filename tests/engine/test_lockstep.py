@@ -78,8 +78,10 @@ CLAIMS: dict[Callable[[int], Case], Claim] = {
     vllm: Claim(10, Counter(steps=20_000, decisions=10_000, victims=2000)),
     tokenflow: Claim(12, Counter(steps=20_000, decisions=2000, offload=250, load=200, store=4000, wake_after_steps=100)),
     others: Claim(8, Counter(steps=20_000, decisions=2000)),
-    rotate: Claim(10, Counter(steps=20_000, decisions=5000, offload=2000, load=2000, store=8000, forget=500, host_drop=50)),
-    random: Claim(20, Counter(steps=20_000, decisions=15_000, victims=2000, offload=1000, load=800, store=10_000, forget=2000)),
+    rotate: Claim(10, Counter(steps=20_000, decisions=5000, offload=2000, load=2000, store=8000, forget=500, host_drop=50,
+                              contended=5)),
+    random: Claim(20, Counter(steps=20_000, decisions=15_000, victims=2000, offload=1000, load=800, store=10_000, forget=2000,
+                              contended=8)),
 }
 
 @pytest.mark.parametrize("case", CLAIMS, ids=lambda case: case.__name__)
@@ -108,7 +110,7 @@ def _check_unwatched(watched: Recording, engine: Engine, silent: Recording, alon
     assert np.allclose(engine.clock.ends_s(), alone.clock.ends_s(), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize(("case", "seed"), [(tokenflow, 1), (rotate, 0), (random, 0)], ids=["tokenflow", "rotate", "random"])
+@pytest.mark.parametrize(("case", "seed"), [(tokenflow, 5), (rotate, 7), (random, 2)], ids=["tokenflow", "rotate", "random"])
 def test_links_that_take_no_time(fake: ModuleType, case: Callable[[int], Case], seed: int) -> None:
     policy, asks, on = case(seed)
     on = replace(on, h2d_bytes_per_s=np.inf, d2h_bytes_per_s=np.inf, copy_overhead_s=0.0)
@@ -128,7 +130,7 @@ def test_a_link_one_percent_slower_is_noticed(fake: ModuleType, case: Callable[[
 
 
 @pytest.mark.parametrize("share", ["duplex_h2d", "duplex_d2h"])
-@pytest.mark.parametrize(("case", "seed"), [(rotate, 7), (random, 7)], ids=["rotate", "random"])
+@pytest.mark.parametrize(("case", "seed"), [(rotate, 7), (random, 11)], ids=["rotate", "random"])
 def test_more_contention_is_noticed(fake: ModuleType, case: Callable[[int], Case], seed: int, share: str) -> None:
     policy, asks, on = case(seed)
     model, _ = simulated(asks, policy, on)
