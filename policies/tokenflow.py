@@ -291,9 +291,10 @@ class TokenFlow:
     def _displace(self, scene: Scene, utility: Floats, spare: Ints, chosen: Bools) -> None:
         """Each chosen absent one takes free blocks, or as many residents not chosen as it still needs."""
         view = scene.view
-        safe_s = self.conservativeness * (self._away_s(view) + self.interval_s)
+        safe = scene.slack_s >= self.conservativeness * (self._away_s(view) + self.interval_s)
         critical_s = self._critical_s(view)
-        spare_rows = ascending(spare, utility).tolist()
+        spare_rows = ascending(spare, utility)
+        spares = list(zip(spare_rows.tolist(), scene.blocks[spare_rows].tolist(), safe[spare_rows].tolist()))
         io_tokens = self.io_share * self.interval_s / max(view.cost.load_s(1.0), 1e-12)
         io_tokens -= max(view.h2d_free_s - view.now_s, 0.0) / max(view.cost.load_s(1.0), 1e-12)
         absent = np.concatenate((scene.away, scene.dropped))
@@ -308,17 +309,17 @@ class TokenFlow:
                 if dropped or io_tokens < view.computed_tokens[row]:
                     continue
                 urgent = view.output_tokens[row] > 0 and scene.slack_s[row] < critical_s[row]
-                for victim in spare_rows:
-                    if urgent or scene.slack_s[victim] >= safe_s[victim]:
+                for victim, blocks, may in spares:
+                    if urgent or may:
                         marked.append(victim)
-                        gain += int(scene.blocks[victim])
+                        gain += blocks
                         if free + gain >= need and seats + len(marked) > 0:
                             break
                 if free + gain < need or seats + len(marked) <= 0:
                     continue
                 if not self._preempt(scene, marked):
                     continue
-                spare_rows = [victim for victim in spare_rows if victim not in marked]
+                spares = [spare for spare in spares if spare[0] not in marked]
                 io_tokens -= float(view.computed_tokens[row])
             free, seats = free + gain - need, seats + len(marked) - 1
             coming.append(row)
@@ -351,8 +352,7 @@ class TokenFlow:
         """Loads, then the prefill batch, into the room there is now. Returns decode steps to wait for a prefill, or 0."""
         view = scene.view
         blocked = not self.overlap and (scene.evicting > 0 or len(scene.leave) > 0)
-        recompute_s = view.computed_tokens * self._learnt.prefill_token_s(view)
-        plain_load_s = view.computed_tokens * view.cost.load_s(1.0)
+        slower_to_load = view.cost.load_s(1.0) > self._learnt.prefill_token_s(view)     # of the same tokens
         coming = scene.rows_left(self._coming)
         chosen = set(coming.tolist())
         calm = not len(scene.waiting) or len(newcomers) == len(scene.waiting)
@@ -363,25 +363,27 @@ class TokenFlow:
         again: list[int] = []
         reserve = len(scene.ready)
         for row in returners:
+            need, spared = scene.whole_blocks(row), 0 if row in chosen else reserve
             if view.computed_tokens[row] == 0:
-                if scene.fits(scene.whole_blocks(row), 0 if row in chosen else reserve):
-                    scene.take(scene.whole_blocks(row))
+                if scene.fits(need, spared):
+                    scene.take(need)
                     again.append(row)
                 continue
             if blocked:
                 continue
-            if self.load_or_recompute and plain_load_s[row] > recompute_s[row]:
+            if self.load_or_recompute and slower_to_load:
                 scene.drop(row)
                 continue
-            if not scene.fits(scene.whole_blocks(row), 0 if row in chosen else reserve):
+            if not scene.fits(need, spared):
                 break
-            scene.take(scene.whole_blocks(row))
+            scene.take(need)
             scene.load.append(row)
         new: list[int] = []
         for row in newcomers:
-            if not scene.fits(scene.whole_blocks(row), reserve if row not in chosen else 0):
+            need = scene.whole_blocks(row)
+            if not scene.fits(need, reserve if row not in chosen else 0):
                 break
-            scene.take(scene.whole_blocks(row))
+            scene.take(need)
             new.append(row)
         came = set(scene.load) | set(again) | set(new)
         self._coming = [id for id, row in zip(view.id[coming].tolist(), coming.tolist()) if row not in came]
