@@ -23,7 +23,7 @@ from .decoders import Decoders
 from .errors import FAULTS, PolicyError, Wedged
 from .host_copies import HostCopies
 from .kv_cache import KVCache
-from .link import host_links
+from .link import host_links, take_across
 from .machine import Machine
 from .requests import Requests
 from .step_clock import StepClock
@@ -77,7 +77,7 @@ class Engine:
         self.stop_s = stop_s                        # the simulation ends then: no run may hide tokens delivered before
         self.requests, self.clock, self.count = Requests(), StepClock(), Counters()
         self.kv = KVCache(machine, self.requests)
-        self.h2d, self.d2h = host_links(env, machine)
+        self.h2d, self.d2h = host_links(machine)
         self.write_through = WriteThrough(machine, self.d2h)
         self.beliefs = Beliefs(machine)
         self.plan, self.happened, self.steps_to_wake = Plan(), 0, 0
@@ -100,6 +100,7 @@ class Engine:
         while True:
             while env.peek() <= env.now:
                 yield env.timeout(0)
+            self.take_across()
             if self.landed:
                 self._join_landed()
             if not self._plan_stands():
@@ -109,6 +110,7 @@ class Engine:
                 yield self._sleep()
             else:
                 yield env.timeout(float(run.ends_s[-1]) - env.now)
+                self.take_across()
                 self._complete(run)
 
     def note(self, event: int) -> None:
@@ -127,6 +129,10 @@ class Engine:
         self._fit = self._steps_that_fit() if self.decoders.n else 0
         return not self.decoders.n or self._fit > 0
 
+    def take_across(self) -> None:
+        """Requests whose copies are across by now move."""
+        take_across(self.h2d, self.d2h, self.env.now)
+
     def settle(self) -> None:
         """Bring every row up to date; in between, those who decode are behind by the same steps."""
         self.copies.settle()
@@ -137,10 +143,8 @@ class Engine:
         return min(steps, self.copies.steps_that_fit()) if self.copies.n else steps
 
     def _sleep(self) -> simpy.Event:
-        self._asleep = self.env.event()
-        if self.plan.wake_at_s == inf:
-            return self._asleep
-        return self._asleep | self.env.timeout(max(self.plan.wake_at_s - self.env.now, 0.0))
+        self._asleep, wakes_s = self.env.event(), min(self.plan.wake_at_s, self.h2d.next_s, self.d2h.next_s)
+        return self._asleep if wakes_s == inf else self._asleep | self.env.timeout(max(wakes_s - self.env.now, 0.0))
 
     # ---- deciding
 
@@ -200,10 +204,10 @@ class Engine:
             self._drop(q.row(id))
         self.count.forgets += len(plan.forget)
         self.decoders.become(q.rows(plan.decode))
-        for id in plan.offload:
-            self._offload(q.row(id))
-        for id in plan.load:
-            self._load(q.row(id))
+        for row in q.rows(plan.offload).tolist():
+            self._offload(row)
+        for row in q.rows(plan.load).tolist():
+            self._load(row)
         if len(plan.store) or len(plan.offload) or len(plan.forget) or len(plan.drop):
             self.copies.become(q.rows(plan.store))
             self.copies.recount()
@@ -228,13 +232,13 @@ class Engine:
             q.residency[row], q.moved_s[row] = Residency.NONE, self.env.now
         else:
             self.count.drops += 1
-            self._leave_gpu(row, Residency.NONE)
+            self._leave_gpu(row, Residency.NONE, self.env.now)
         q.computed_tokens[row], q.host_tokens[row] = 0, 0.0
 
-    def _leave_gpu(self, row: int, to: int) -> None:
+    def _leave_gpu(self, row: int, to: int, at_s: float) -> None:
         q = self.requests
         self.kv.unseat(row)
-        q.residency[row], q.moved_s[row] = to, self.env.now
+        q.residency[row], q.moved_s[row] = to, at_s
         q.preemptions[row] += 1
 
     def _offload(self, row: int) -> None:
@@ -242,19 +246,19 @@ class Engine:
         self.count.offloads += 1
         unwritten = float(q.computed_tokens[row] - q.host_tokens[row])
         if unwritten <= 0:
-            return self._leave_gpu(row, Residency.HOST)
+            return self._leave_gpu(row, Residency.HOST, self.env.now)
         self.count.unwritten_tokens += unwritten
         self.count.overlaps += self.loading > 0
         self.evicting += 1
         q.residency[row], q.moved_s[row], id = Residency.EVICTING, self.env.now, int(q.id[row])
 
-        def evicted() -> None:
+        def evicted(at_s: float) -> None:
             row = q.row(id)
             q.host_tokens[row] = q.computed_tokens[row]
-            self._leave_gpu(row, Residency.HOST)
+            self._leave_gpu(row, Residency.HOST, at_s)
             self.evicting -= 1
-            self.note(Event.EVICTED)
-        self.d2h.copy(self.kv.unwritten_blocks(row), evicted)
+            self.happened |= Event.EVICTED
+        self.d2h.copy(self.env.now, self.kv.unwritten_blocks(row), evicted)
 
     def _load(self, row: int) -> None:
         q = self.requests
@@ -264,13 +268,13 @@ class Engine:
         self.kv.seat(row)
         q.residency[row], q.moved_s[row], id = Residency.LOADING, self.env.now, int(q.id[row])
 
-        def landed() -> None:
+        def landed(at_s: float) -> None:
             row = q.row(id)
-            q.residency[row], q.moved_s[row] = Residency.GPU, self.env.now
+            q.residency[row], q.moved_s[row] = Residency.GPU, at_s
             self.loading -= 1
             self.landed.append(id)
-            self.note(Event.LANDED)
-        self.h2d.copy(self.kv.blocks(row), landed)
+            self.happened |= Event.LANDED
+        self.h2d.copy(self.env.now, self.kv.blocks(row), landed)
 
     # ---- running
 
@@ -291,7 +295,7 @@ class Engine:
         """As many decode steps as nothing can interrupt: they end with the first that ends at or after the next event."""
         latency, now, kv, seqs = self.machine.latency, self.env.now, float(self.decoders.kv_tokens), self.decoders.n
         most = 1 if self.step_by_step else self._most_steps()
-        horizon_s = min(self.env.peek(), self.plan.wake_at_s)
+        horizon_s = min(self.env.peek(), self.plan.wake_at_s, self.h2d.next_s, self.d2h.next_s)
         if most > 1:
             step_s = latency.step_s(seqs, kv, 0.0, seqs)
             if horizon_s - now < most * step_s:             # steps never get shorter: no more than these are needed

@@ -170,6 +170,7 @@ class _Run:
         if left.n and engine.stop_s == np.inf:
             raise Wedged.at(self.policy, self.env.now, left.n, "nothing runs, nothing moves, and no wake-up was asked for")
         if left.n:
+            engine.take_across()
             engine.settle()
             rows = np.arange(left.n)
             engine.clock.leave(left, rows[left.joined[:left.n] >= 0])

@@ -6,41 +6,36 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-import simpy
 from builders import EVEN, Ask, machine, run_engine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.api import Plan, Residency, View
-from sim.link import Link
+from sim.link import Link, take_across
 
 
 @settings(max_examples=200, deadline=None)
 @given(copies=st.lists(st.tuples(st.floats(0, 3), st.integers(1, 50)), min_size=1, max_size=20), block_s=st.floats(0, 0.1))
 def test_copies_land_in_turn(copies: list[tuple[float, int]], block_s: float) -> None:
     """Each begins when it is ordered and the one before is across, and takes its blocks' time."""
-    env, landed = simpy.Environment(), []
-    link = Link(env, block_s)
-
-    def orders():
-        for gap_s, blocks in copies:
-            yield env.timeout(gap_s)
-            link.copy(blocks, lambda: landed.append(env.now))
-    env.process(orders())
-    env.run()
+    link, other, landed = Link(block_s), Link(block_s), []
     now, free, expected = 0.0, 0.0, []
     for gap_s, blocks in copies:
         now += gap_s
+        take_across(link, other, now)
+        assert landed == pytest.approx([at_s for at_s in expected if at_s <= now])
+        link.copy(now, blocks, landed.append)
         free = max(now, free) + blocks * block_s
         expected.append(free)
+    take_across(link, other, 1e9)
     assert landed == pytest.approx(expected)
     assert link.blocks == sum(blocks for _, blocks in copies)
     assert link.busy_s == pytest.approx(link.blocks * block_s)
-    assert link.busy_s <= max(link.free_s, env.now) + 1e-9
+    assert link.busy_s <= max(link.free_s, now) + 1e-9
 
 
 def test_busy_time_of_steps() -> None:
-    link = Link(simpy.Environment(), 1.0)
+    link = Link(1.0)
     link.free_s = 2.5
     np.testing.assert_allclose(link.busy_in(1.0, np.array([2.0, 3.0, 4.0])), [1.0, 0.5, 0.0])
     np.testing.assert_allclose(link.busy_in(3.0, np.array([4.0])), [0.0])
@@ -48,7 +43,7 @@ def test_busy_time_of_steps() -> None:
 
 def test_a_negative_block_time_is_refused() -> None:
     with pytest.raises(ValueError, match=r"-1\.0"):
-        Link(simpy.Environment(), -1.0)
+        Link(-1.0)
 
 
 @dataclass

@@ -9,7 +9,6 @@ from math import inf
 
 import numpy as np
 import pytest
-import simpy
 from builders import machine, random_asks, run_engine
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,11 +16,12 @@ from random_policy import RandomPolicy
 
 from sim.engine import Engine
 from sim.hardware import build_machine
-from sim.link import Link, host_links
+from sim.link import Link, host_links, take_across
 from sim.machine import Machine
 from sim.write_through import WriteThrough
 
 GB = 1e9
+LATE_S = 1e9
 
 
 @dataclass(frozen=True)
@@ -33,25 +33,22 @@ class Copy:
     s: float
 
 
-def links(shares: tuple[float, float], rates: tuple[float, float] = (1e6, 1e6)) -> tuple[simpy.Environment, tuple[Link, Link]]:
+def links(shares: tuple[float, float], rates: tuple[float, float] = (1e6, 1e6)) -> tuple[Link, Link]:
     """Copying one block alone takes a microsecond, unless the rates, in blocks per second, say otherwise."""
-    env = simpy.Environment()
     on = machine(block_size=1, kv_token_bytes=1.0, copy_overhead_s=0.0, h2d_bytes_per_s=rates[0], d2h_bytes_per_s=rates[1],
                  duplex_h2d=shares[0], duplex_d2h=shares[1])
-    return env, host_links(env, on)
+    return host_links(on)
 
 
 def landings(copies: list[Copy], shares: tuple[float, float]) -> tuple[list[float], tuple[Link, Link]]:
     """When each copy is across, in order of `copies`."""
-    env, both = links(shares)
+    both = links(shares)
     across = [0.0] * len(copies)
-
-    def orders():
-        for i, copy in enumerate(copies):
-            yield env.timeout(max(copy.at_s - env.now, 0.0))
-            both[copy.way].copy(round(copy.s * 1e6), lambda i=i: across.__setitem__(i, env.now))
-    env.process(orders())
-    env.run()
+    for i, copy in enumerate(copies):
+        take_across(*both, copy.at_s)
+        both[copy.way].copy(copy.at_s, round(copy.s * 1e6), lambda at_s, i=i: across.__setitem__(i, at_s))
+    take_across(*both, LATE_S)
+    assert both[0].next_s == both[1].next_s == inf
     return across, both
 
 
@@ -123,20 +120,19 @@ def test_a_further_copy_makes_nothing_earlier(copies: list[Copy], shares: tuple[
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_saturated_pair_moves_what_the_shares_leave(first: int) -> None:
     """RTX 4090: 25 GB/s each way alone; 16 to the GPU and 24 back at once."""
-    env = simpy.Environment()
     on = machine(kv_token_bytes=1e6 / 16, copy_overhead_s=0.0, h2d_bytes_per_s=25 * GB, d2h_bytes_per_s=25 * GB,
                  duplex_h2d=0.64, duplex_d2h=0.96)
-    both, moved = host_links(env, on), [0.0, 0.0]
+    both, moved = host_links(on), [0.0, 0.0]
 
-    def again(way: int) -> Callable[[], None]:
-        def landed() -> None:
+    def again(way: int) -> Callable[[float], None]:
+        def landed(at_s: float) -> None:
             moved[way] += 10e6
-            both[way].copy(10, landed)
+            both[way].copy(at_s, 10, landed)
         return landed
     for way in (first, 1 - first):
         for _ in range(3):
-            both[way].copy(10, again(way))
-    env.run(10.0)
+            both[way].copy(0.0, 10, again(way))
+    take_across(*both, 10.0)
     assert [bytes / 10 / GB for bytes in moved] == pytest.approx([16, 24], rel=1e-3)
 
 
@@ -158,24 +154,25 @@ def test_one_way_alone_runs_at_its_own_rate_and_by_phases_beside_the_other() -> 
 
 
 def test_what_is_queued_counts_as_if_nothing_more_came() -> None:
-    env, (h2d, d2h) = links((0.5, 0.5))
-    h2d.copy(1_000_000, lambda: None)
+    (h2d, d2h), landed = links((0.5, 0.5)), []
+    h2d.copy(0.0, 1_000_000, landed.append)
     assert (h2d.free_s, d2h.free_s) == (1.0, 0.0)
-    d2h.copy(2_000_000, lambda: None)
+    d2h.copy(0.0, 2_000_000, landed.append)
     assert (h2d.free_s, d2h.free_s) == pytest.approx((2.0, 3.0))
-    h2d.copy(500_000, lambda: None)
+    h2d.copy(0.0, 500_000, landed.append)
     assert (h2d.free_s, d2h.free_s) == pytest.approx((3.0, 3.5))
-    env.run()
-    assert env.now == pytest.approx(3.5)
+    assert h2d.next_s == pytest.approx(2.0)
+    take_across(h2d, d2h, LATE_S)
+    assert landed == pytest.approx([2.0, 3.0, 3.5])
 
 
 def test_overheads_of_copies_are_nobodys_bandwidth() -> None:
     """Only the bytes of a copy cross slower."""
     on = machine(block_size=1, kv_token_bytes=1e6, copy_overhead_s=1e-3, h2d_bytes_per_s=1 * GB, d2h_bytes_per_s=1 * GB,
                  duplex_h2d=0.5)
-    h2d, d2h = host_links(simpy.Environment(), on)
-    h2d.copy(10, lambda: None)
-    d2h.copy(1000, lambda: None)
+    (h2d, d2h), landed = host_links(on), []
+    h2d.copy(0.0, 10, landed.append)
+    d2h.copy(0.0, 1000, landed.append)
     assert h2d.free_s == pytest.approx(10 * (1e-3 + 2e-3))
     assert d2h.share == 1.0
 
@@ -189,19 +186,29 @@ def test_impossible_shares_are_refused(shares: tuple[float, float]) -> None:
 class Alone(Link):
     """Knows of no other direction."""
 
-    def copy(self, blocks: int, then: Callable[[], None]) -> None:
+    def __init__(self, block_s: float) -> None:
+        super().__init__(block_s)
+        self.due: list[tuple[float, Callable[[float], None]]] = []
+
+    def copy(self, now_s: float, blocks: int, then: Callable[[float], None]) -> None:
         busy_s = blocks * self.block_s
-        self.free_s = max(self.env.now, self.free_s) + busy_s
+        self.free_s = max(now_s, self.free_s) + busy_s
         self.busy_s += busy_s
         self.blocks += blocks
-        self.env.timeout(self.free_s - self.env.now).callbacks.append(lambda _: then())
+        self.due.append((self.free_s, then))
+        self.next_s = self.due[0][0]
+
+    def take_next(self) -> None:
+        at_s, then = self.due.pop(0)
+        self.next_s = self.due[0][0] if self.due else inf
+        then(at_s)
 
 
 @pytest.mark.unaudited
 def test_full_duplex_is_two_links_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A whole engine, under a policy that copies both ways all the time."""
-    def alone(env: simpy.Environment, on: Machine) -> tuple[Alone, Alone]:
-        return Alone(env, on.block_copy_s(on.h2d_bytes_per_s)), Alone(env, on.block_copy_s(on.d2h_bytes_per_s))
+    def alone(on: Machine) -> tuple[Alone, Alone]:
+        return Alone(on.block_copy_s(on.h2d_bytes_per_s)), Alone(on.block_copy_s(on.d2h_bytes_per_s))
     on = machine(kv_blocks=90, host_kv_blocks=200, h2d_bytes_per_s=0.3 * GB, d2h_bytes_per_s=0.2 * GB)
     for seed in range(3):
         asks = random_asks(np.random.default_rng([seed, 7]), 20)
@@ -238,10 +245,9 @@ def test_contention_puts_off_what_the_engine_waits_for() -> None:
 
 def beside_loads(load_s: float, share: float, queued_s: float = 0.0, **changes: float) -> tuple[WriteThrough, Machine]:
     """Write-through at 1 ms a token, while loads hold the other direction, and writes this one."""
-    env = simpy.Environment()
     on = machine(**{"kv_token_bytes": 1e5, "d2h_bytes_per_s": 1e8, "h2d_bytes_per_s": 1e8, "copy_overhead_s": 0.0,
                     "duplex_d2h": share} | changes)
-    h2d, d2h = host_links(env, on)
+    h2d, d2h = host_links(on)
     h2d.free_s, d2h.free_s = load_s, queued_s
     return WriteThrough(on, d2h), on
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import simpy
 from builders import machine
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +18,7 @@ from sim.write_through import WriteThrough
 def setup(free_s: float = 0.0, **changes: Any) -> tuple[WriteThrough, Link]:
     """A write-through on a link that earlier copies hold until `free_s`; a token takes 1 ms to cross."""
     on = machine(**{"block_size": 16, "kv_token_bytes": 1e5, "d2h_bytes_per_s": 1e8, "copy_overhead_s": 0.0} | changes)
-    link = Link(simpy.Environment(), on.block_copy_s(on.d2h_bytes_per_s))
+    link = Link(on.block_copy_s(on.d2h_bytes_per_s))
     link.free_s = free_s
     return WriteThrough(on, link), link
 

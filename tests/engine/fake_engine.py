@@ -24,7 +24,7 @@ from calibrate.engine.host_tier import Chunk
 from calibrate.engine.scheduler import PlanScheduler
 from policies.api import HOLDS_BLOCKS, Plan, Policy, Residency, View, blocks_for
 from sim.beliefs import Beliefs
-from sim.link import host_links
+from sim.link import Link, host_links, take_across
 from sim.machine import Machine
 from sim.write_through import WriteThrough
 from traces.pace import Pace
@@ -38,7 +38,8 @@ class FakeHost(KVConnectorBase_V1):
     def __init__(self, env: simpy.Environment, machine: Machine, wake: Callable[[], None]) -> None:
         # The base class wants a whole engine configuration, of which nothing is needed here.
         self._env, self._wake, self.total_blocks, self._block_size = env, wake, machine.host_kv_blocks, machine.block_size
-        self._h2d, self._d2h = host_links(env, machine)
+        self._h2d, self._d2h = host_links(machine)
+        self._awaited_s = -np.inf       # a timer is set for then
         self._write_through = WriteThrough(machine, self._d2h)
         self._to_load: dict[str, int] = {}
         self._landed: dict[str, float] = {}         # vLLM does not know yet
@@ -52,10 +53,25 @@ class FakeHost(KVConnectorBase_V1):
     # ---- for the scheduler's plans
 
     def evict(self, request_id: str, blocks: int) -> None:
-        def done() -> None:
-            self._across.append((request_id, self._env.now))
+        def done(at_s: float) -> None:
+            self._across.append((request_id, at_s))
             self._wake()
-        self._d2h.copy(blocks, done)
+        self._copy(self._d2h, blocks, done)
+
+    def _copy(self, link: Link, blocks: int, done: Callable[[float], None]) -> None:
+        link.copy(self._env.now, blocks, done)
+        self._await_next()
+
+    def _await_next(self) -> None:
+        next_s = min(self._h2d.next_s, self._d2h.next_s)
+        if next_s not in (self._awaited_s, np.inf):
+            self._awaited_s = next_s
+            self._env.timeout(max(next_s - self._env.now, 0.0)).callbacks.append(self._look)
+
+    def _look(self, _: simpy.Event) -> None:
+        take_across(self._h2d, self._d2h, self._env.now)
+        self._awaited_s = -np.inf
+        self._await_next()
 
     def load(self, request_id: str, tokens: int) -> None:
         self._to_load[request_id] = tokens
@@ -79,13 +95,13 @@ class FakeHost(KVConnectorBase_V1):
         return self._to_load.get(request.request_id, 0), request.request_id in self._to_load
 
     def update_state_after_alloc(self, request: Request, blocks: Any, num_external_tokens: int) -> None:
-        def done() -> None:
-            self._landed[request.request_id] = self._env.now
+        def done(at_s: float) -> None:
+            self._landed[request.request_id] = at_s
             self._wake()
         if num_external_tokens:
             assert self._to_load.pop(request.request_id) == num_external_tokens
             assert all(len(group) == -(-num_external_tokens // self._block_size) for group in blocks.get_block_ids())
-            self._h2d.copy(-(-num_external_tokens // self._block_size), done)
+            self._copy(self._h2d, -(-num_external_tokens // self._block_size), done)
 
     def update_connector_output(self, connector_output: KVConnectorOutput) -> None:
         self._across += [(name, self._landed.pop(name)) for name in connector_output.finished_recving or ()]
