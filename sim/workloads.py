@@ -79,7 +79,7 @@ _ALL = (
     _table1("h200-a-short", "burst of 400, SL: input and output short", 400, 512, 2048),
     _table1("h200-c-short", "Poisson 5/s, SL: input and output short", 1500, 512, 2048, 5.0),
     _table1("h200-d-short", "Poisson 10/s, SL: input and output short", 3000, 512, 2048, 10.0),
-    Workload("burst-80", "the README's burst", 80, "normal:1024:205", "normal:2048:410", "rtx4090", "llama3-8b"),
+    Workload("burst-80", "the burst of `tokenflow demo`", 80, "normal:1024:205", "normal:2048:410", "rtx4090", "llama3-8b"),
     Workload("burst-400", "a burst that `tokenflow bench` measures", 400, _normal(512), _normal(4096), "h200", "llama3-8b", 0.3),
     Workload("poisson-1000", "an even load that `tokenflow bench` measures", 1000, "constant:512", "constant:1024", "a100",
              "llama3-8b", request_rate=4.0),

@@ -9,23 +9,29 @@ import shlex
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import sim.demo
 from sim.cli import main
+from sim.workloads import WORKLOADS
 
 pytestmark = pytest.mark.unaudited
 
 FIGURES = ["ttft.png", "rebuffering.png", "tokens.png", "requests.png"]
+THREE = """import sys
+from dataclasses import replace
+from sim.workloads import WORKLOADS
+WORKLOADS["burst-80"] = replace(WORKLOADS["burst-80"], num_prompts=3)"""
 
 
 @pytest.fixture(autouse=True)
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(sim.demo, "NUM_PROMPTS", 5)
+    monkeypatch.setitem(WORKLOADS, "burst-80", replace(WORKLOADS["burst-80"], num_prompts=5))
     return tmp_path
 
 
@@ -70,7 +76,7 @@ def test_same_seed_same_bytes(small: Path) -> None:
 
 def test_without_a_home_a_display_or_a_cache(small: Path) -> None:
     """Matplotlib would like to write its font cache somewhere, and says so at length."""
-    script = "import sys, sim.demo; sim.demo.NUM_PROMPTS = 3; from sim.cli import main; sys.exit(main(['demo', '-o', 'out']))"
+    script = f"{THREE}\nfrom sim.cli import main; sys.exit(main(['demo', '-o', 'out']))"
     bare = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "MPLCONFIGDIR", "XDG_CONFIG_HOME",
                                                                              "XDG_CACHE_HOME", "MPLBACKEND")}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
@@ -81,7 +87,7 @@ def test_without_a_home_a_display_or_a_cache(small: Path) -> None:
 
 
 def test_a_backend_that_matplotlib_does_not_know(small: Path) -> None:
-    script = "import sys, sim.demo; sim.demo.NUM_PROMPTS = 3; from sim.cli import main; sys.exit(main(['demo']))"
+    script = f"{THREE}\nfrom sim.cli import main; sys.exit(main(['demo']))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
                           env=os.environ | {"MPLBACKEND": "nonsense", "PYTHONPATH": str(Path(__file__).parents[1])})
     assert (done.returncode, done.stdout) == (2, "")
