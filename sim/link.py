@@ -93,6 +93,13 @@ class Link:
         behind_s, alone_s = self._queued_s - queued_s, max(self.free_s - self.other.free_s, 0.0)
         return self.free_s - max(behind_s, alone_s + (behind_s - alone_s) / self.share)
 
+    def moved(self, now_s: float) -> tuple[float, float]:
+        """Blocks copied by now, the one under way in part, and the seconds spent on them; nothing is queued later than now."""
+        left_s = max(self.free_s - now_s, 0.0)
+        beside_s = max(min(self.free_s, self.other.free_s) - now_s, 0.0)
+        left = (left_s - (1.0 - self.share) * beside_s) / self.block_s if left_s else 0.0
+        return self.blocks - left, self.busy_s - left_s
+
     # ---- for what is written through, after the queue: it slows no queued copy
 
     def busy_in(self, start_s: float, ends_s: Floats) -> Floats:

@@ -179,9 +179,9 @@ class _Run:
         self.records.keep_times(engine.clock)
 
     def links(self) -> dict[str, float]:
-        """Bytes moved and seconds busy, by link."""
-        block_bytes = self.machine.block_size * self.machine.kv_token_bytes
-        h2d, d2h, hidden = self.engine.h2d, self.engine.d2h, self.engine.write_through
-        return {"h2d_bytes": h2d.blocks * block_bytes, "d2h_bytes": d2h.blocks * block_bytes, "h2d_busy_s": h2d.busy_s,
-                "d2h_busy_s": d2h.busy_s, "write_through_bytes": hidden.tokens * self.machine.kv_token_bytes,
+        """Bytes moved and seconds busy, by link. Where the simulation stops early, what the step under way writes is counted."""
+        block_bytes, hidden = self.machine.block_size * self.machine.kv_token_bytes, self.engine.write_through
+        (h2d, h2d_s), (d2h, d2h_s) = self.engine.h2d.moved(self.env.now), self.engine.d2h.moved(self.env.now)
+        return {"h2d_bytes": h2d * block_bytes, "d2h_bytes": d2h * block_bytes, "h2d_busy_s": h2d_s,
+                "d2h_busy_s": d2h_s, "write_through_bytes": hidden.tokens * self.machine.kv_token_bytes,
                 "write_chunks": hidden.chunks, "late_chunks": hidden.late_chunks, "late_s": hidden.late_s}

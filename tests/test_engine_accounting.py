@@ -68,6 +68,7 @@ def test_any_ending(seed: int, until_s: float | None, concurrency: int | None, l
     fates = [result.summary[name] for name in ("completed", "failed", "unfinished")]
     assert sum(fates) == len(load)
     assert until_s is not None or not fates[2]
+    assert result.links["h2d_busy_s"] <= result.end_s + 1e-9
     if concurrency:
         assert most_at_once(result.records.sent_s, result.records.last_s, result.records.fate) <= concurrency
 
@@ -77,6 +78,15 @@ def most_at_once(sent_s: np.ndarray, last_s: np.ndarray, fate: np.ndarray) -> in
     inside = (fate != Fate.REJECTED) & ~np.isnan(sent_s)
     moments = [(time, 1) for time in sent_s[inside]] + [(time, -1) for time in last_s[inside & (fate == Fate.COMPLETED)]]
     return int(np.cumsum([step for _, step in sorted(moments)]).max(initial=0))
+
+
+def test_a_slow_link_stopped_midway() -> None:
+    """What is queued for later has not moved yet."""
+    on = replace(SMALL, kv_blocks=60, host_kv_blocks=400, d2h_bytes_per_s=5e6, h2d_bytes_per_s=5e6)
+    result = simulate("least-slack", trace(1, 30), on, until_s=3.0)
+    assert result.links["d2h_bytes"] > 5e6
+    assert 0.5 < result.links["d2h_busy_s"] / 3.0 <= 1.01
+    assert result.links["d2h_bytes"] <= 1.01 * 3.0 * 5e6
 
 
 def test_same_inputs_same_run() -> None:

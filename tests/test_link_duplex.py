@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 import numpy as np
@@ -115,6 +115,20 @@ def test_a_further_copy_makes_nothing_earlier(copies: list[Copy], shares: tuple[
     before, _ = landings(copies, shares)
     after, _ = landings([*copies, late], shares)
     assert all(b >= a - 1e-9 for a, b in zip(before, after))
+
+
+@settings(max_examples=200, deadline=None)
+@given(copies=copies, shares=st.tuples(share, share))
+def test_what_has_moved_by_the_time_a_copy_is_across(copies: list[Copy], shares: tuple[float, float]) -> None:
+    """All of its direction up to it; queued at once, so that nothing changes afterwards."""
+    copies = [replace(copy, at_s=0.0) for copy in copies]
+    across, both = landings(copies, shares)
+    for i, copy in enumerate(copies):
+        blocks = sum(round(before.s * 1e6) for before in copies[: i + 1] if before.way == copy.way)
+        moved, busy_s = both[copy.way].moved(across[i])
+        assert moved == pytest.approx(blocks, abs=1e-2)
+        assert busy_s == pytest.approx(across[i], abs=1e-8)
+        assert both[copy.way].moved(LATE_S) == (both[copy.way].blocks, both[copy.way].busy_s)
 
 
 @pytest.mark.parametrize("first", [0, 1])
