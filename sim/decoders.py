@@ -60,10 +60,9 @@ class Decoders:
             return
         q, at = self._requests, self._at
         new = steps - q.settled[at]
-        before = q.computed_tokens[at]
-        after = before + new
-        self._kv.free -= self._kv.more_blocks(before, after)
-        q.computed_tokens[at] = after
+        computed = q.computed_tokens[at]
+        self._kv.free -= self._kv.more_blocks(computed, new, steps - self._settled_at)
+        q.computed_tokens[at] = computed + new
         q.output_tokens[at] += new
         q.settled[at] = steps
         self._settled_at = steps
@@ -143,7 +142,8 @@ class Decoders:
     def _measure(self) -> None:
         q, at = self._requests, self._at
         self.kv_tokens = int(q.computed_tokens[at].sum())
-        self.to_finish = int((q.final_tokens[at] - q.output_tokens[at]).min()) if len(self.rows) else 0
+        left = q.final_tokens[at] - q.output_tokens[at]
+        self.to_finish = int(left[left.argmin()]) if self.n else 0
         self._measure_change()
 
     def _measure_change(self) -> None:

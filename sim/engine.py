@@ -131,7 +131,9 @@ class Engine:
 
     def take_across(self) -> None:
         """Requests whose copies are across by now move."""
-        take_across(self.h2d, self.d2h, self.env.now)
+        now_s = self.env.now
+        if self.h2d.next_s <= now_s or self.d2h.next_s <= now_s:
+            take_across(self.h2d, self.d2h, now_s)
 
     def settle(self) -> None:
         """Bring every row up to date; in between, those who decode are behind by the same steps."""
@@ -296,14 +298,14 @@ class Engine:
         latency, now, kv, seqs = self.machine.latency, self.env.now, float(self.decoders.kv_tokens), self.decoders.n
         most = 1 if self.step_by_step else self._most_steps()
         horizon_s = min(self.env.peek(), self.plan.wake_at_s, self.h2d.next_s, self.d2h.next_s)
-        if most > 1:
-            step_s = latency.step_s(seqs, kv, 0.0, seqs)
-            if horizon_s - now < most * step_s:             # steps never get shorter: no more than these are needed
-                most = int((horizon_s - now) / step_s) + 1
-        ends = latency.decode_ends_s(now, seqs, kv, most)
-        if ends[-1] > horizon_s:
+        step_s = latency.step_s(seqs, kv, 0.0, seqs)
+        if horizon_s - now < most * step_s:                 # steps never get shorter: no more than these are needed
+            most = min(most, int((horizon_s - now) / step_s) + 1)
+        ends = latency.decode_ends_s(now, seqs, step_s, most)
+        last_s = float(ends[-1])
+        if last_s > horizon_s:
             ends = ends[: int(ends.searchsorted(horizon_s)) + 1]
-        if ends[-1] > self.stop_s and len(ends) > 1:
+        if last_s > self.stop_s and len(ends) > 1:
             ends = ends[: max(int(ends.searchsorted(self.stop_s)), 1)]
         return Run(now, ends, self.decoders.rows, NOBODY, NOBODY, NOBODY)
 

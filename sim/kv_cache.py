@@ -18,10 +18,12 @@ class KVCache:
         self.total = self.free = machine.kv_blocks
         self.host_total = self.host_free = machine.host_kv_blocks
 
-    def more_blocks(self, before: Ints, after: Ints) -> int:
-        """Blocks that requests need more after growing from so many tokens to so many."""
+    def more_blocks(self, tokens: Ints, more: Ints, most: int) -> int:
+        """Blocks that requests with so many tokens need more for `more` tokens each, none of which is above `most`."""
         bs = self.block_size
-        return int(((after - 1) // bs - (before - 1) // bs).sum())
+        if most <= bs:                                  # one block at most
+            return int(np.count_nonzero((tokens - 1) % bs + more >= bs))
+        return int(((tokens + more - 1) // bs - (tokens - 1) // bs).sum())
 
     def seat(self, row: int) -> None:
         self.free -= self.blocks(row)

@@ -46,13 +46,13 @@ class LatencyModel:
         matmul: float = (self.weights_s**self.knee + (self.token_s * tokens) ** self.knee) ** (1 / self.knee)
         return matmul + self.kv_token_s * kv_tokens + self.pair_s * pairs + self.seq_s * seqs + self.host_s
 
-    def decode_ends_s(self, start_s: float, seqs: int, kv_tokens: float, steps: int) -> Floats:
+    def decode_ends_s(self, start_s: float, seqs: int, first_s: float, steps: int) -> Floats:
         """When each of `steps` consecutive decode steps of the same `seqs` requests ends, shape (steps,).
 
-        `kv_tokens` is their context before the first; it grows by `seqs` a step. Summed one after the other, as a clock does.
+        `first_s`: what the first takes; their context grows by `seqs` a step. Summed one after the other, as a clock does.
         """
         took: Floats = (_COUNT[:steps] if steps <= len(_COUNT) else np.arange(float(steps))) * (self.kv_token_s * seqs)
-        took += self.step_s(seqs, kv_tokens, 0.0, seqs)
+        took += first_s
         took[0] += start_s
         ends: Floats = took.cumsum()
         return ends
