@@ -13,7 +13,7 @@ from policies.api import NOBODY, Floats, Ints, decode_steps_that_fit
 
 from . import token_buffer
 from .kv_cache import KVCache
-from .requests import NEVER, Requests
+from .requests import NEVER, Requests, moved
 from .step_clock import StepClock
 
 
@@ -128,9 +128,9 @@ class Decoders:
         over: Ints = rows[q.final_tokens[rows] == q.output_tokens[rows]]
         return over
 
-    def shift(self, keep: np.ndarray[tuple[int], np.dtype[np.bool_]], now_at: Ints) -> None:
-        """Rows were removed: who is left, and where each is now."""
-        self._hold(now_at[self.rows[keep[self.rows]]])
+    def shift(self, removed: Ints) -> None:
+        """These rows, ascending, are no more."""
+        self._hold(moved(self.rows, removed))
         self._measure()
 
     def _hold(self, rows: Ints) -> None:

@@ -422,8 +422,8 @@ class Engine:
         for row in rows:
             self.kv.unseat(row)
         copied = self.copies.n > 0 or (self.kv.host_total > 0 and np.count_nonzero(q.host_tokens[rows]) > 0)
-        keep, now_at = q.remove(rows)
-        self.decoders.shift(keep, now_at)
+        q.remove(rows)
+        self.decoders.shift(rows)
         if copied:
-            self.copies.shift(keep, now_at)
+            self.copies.shift(rows)
         self.happened |= Event.FINISH

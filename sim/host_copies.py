@@ -12,7 +12,7 @@ from policies.api import NOBODY, Bools, Floats, Ints, decode_steps_that_fit
 
 from .decoders import Decoders
 from .kv_cache import KVCache
-from .requests import Requests
+from .requests import Requests, moved
 from .step_clock import StepClock
 from .write_through import WriteThrough
 
@@ -112,9 +112,9 @@ class HostCopies:
             marked = self._marked
             self._growing += sum(row < len(marked) and bool(marked[row]) for row in rows.tolist())
 
-    def shift(self, keep: np.ndarray[tuple[int], np.dtype[np.bool_]], now_at: Ints) -> None:
-        """Rows were removed: who is left, and where each is now. Everything is settled."""
-        self.rows = now_at[self.rows[keep[self.rows]]]
+    def shift(self, removed: Ints) -> None:
+        """These rows, ascending, are no more. Everything is settled."""
+        self.rows = moved(self.rows, removed)
         self._mark()
         self.recount()
         self._measure()

@@ -93,24 +93,22 @@ class Requests:
             self.rate_changes[id], self.change_at[n] = rate_changes, rate_changes[0][0] + 1
         self.n = n + 1
 
-    def remove(self, rows: Ints) -> tuple[np.ndarray[tuple[int], np.dtype[np.bool_]], Ints]:
-        """Close the gaps; returns which old rows are left, and where each of them is now."""
+    def remove(self, rows: Ints) -> None:
+        """Close the gaps."""
         n = self.n
         if self.rate_changes:
             for id in self.id[rows].tolist():
                 self.rate_changes.pop(id, None)
-        keep = np.ones(n, np.bool_)
-        keep[rows] = False
         if len(rows) == 1:
             row = int(rows[0])
             self._ints[:, row : n - 1] = self._ints[:, row + 1 : n]
             self._floats[:, row : n - 1] = self._floats[:, row + 1 : n]
         else:
-            left = n - len(rows)
+            keep, left = np.ones(n, np.bool_), n - len(rows)
+            keep[rows] = False
             self._ints[:, :left] = self._ints[:, :n][:, keep]
             self._floats[:, :left] = self._floats[:, :n][:, keep]
         self.n = n - len(rows)
-        return keep, keep.cumsum() - 1
 
     def read_on(self, rows: Ints) -> None:
         """Of these readers, those whose newest token begins another segment go on at its rate."""
@@ -126,3 +124,10 @@ class Requests:
     def rows(self, ids: Ints) -> Ints:
         rows: Ints = self.id[: self.n].searchsorted(ids)
         return rows
+
+
+def moved(rows: Ints, removed: Ints) -> Ints:
+    """Where these rows are now that others, ascending, are removed; without those that were."""
+    before = removed.searchsorted(rows)
+    left: Ints = (rows - before)[removed.take(before, mode="clip") != rows]
+    return left
