@@ -52,7 +52,7 @@ def measure(name: str, profile: bool = False) -> dict[str, Any]:
     if name not in CASES:
         raise BadInput("bench", name, f"unknown case; known are {', '.join(CASES)}")
     done = subprocess.run([sys.executable, "-m", "sim.bench", name, *(["profile"] if profile else [])], stdout=subprocess.PIPE,
-                          text=True, check=False)
+                          text=True, check=False, start_new_session=True)       # Ctrl-C is for us: we end it, without its traceback
     if done.returncode:
         raise BadInput("bench", name, f"its process ended with exit code {done.returncode}")
     measured: dict[str, Any] = json.loads(done.stdout)

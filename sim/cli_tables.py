@@ -56,7 +56,7 @@ _ENGINE = (
     Row("tokens recomputed", "recomputed_tokens", 1, _COUNT, ratio=False),
     Row("KV to host, GB", "d2h_bytes", 1e-9, ratio=False),
     Row("KV to GPU, GB", "h2d_bytes", 1e-9, ratio=False),
-    Row("link busiest way, %", lambda s: max(s["h2d_utilisation"], s["d2h_utilisation"]), 100, _PERCENT, ratio=False),
+    Row("link busiest way, %", lambda s: _greater(s["h2d_utilisation"], s["d2h_utilisation"]), 100, _PERCENT, ratio=False),
 )
 _FATES = (
     Row("requests completed", "completed", 1, _COUNT, ratio=False),
@@ -190,6 +190,11 @@ def _rates(result: Result) -> str:
     rate = result.summary["consume_rate"]
     usual = f"Readers take {rate:g} tokens/s" + (" (the TokenFlow paper's rate)" if rate == PAPERS_RATE else "")
     return usual + (f" where the trace does not say; it does for {given:,} of {n:,}." if given else ".")
+
+
+def _greater(one: float | None, other: float | None) -> float | None:
+    """The greater of two shares; None when they are shares of no time at all."""
+    return None if one is None or other is None else max(one, other)
 
 
 def _ratio(value: float, base: float) -> str:
