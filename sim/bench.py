@@ -7,6 +7,7 @@ imports left out.
 from __future__ import annotations
 
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from traces import BadInput, Trace
+
+_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,27 @@ def measure(name: str, profile: bool = False) -> dict[str, Any]:
     """One case in a process of its own; the keys of `_measure`. With `profile`, where the time goes is on standard error."""
     if name not in CASES:
         raise BadInput("bench", name, f"unknown case; known are {', '.join(CASES)}")
-    done = subprocess.run([sys.executable, "-m", "sim.bench", name, *(["profile"] if profile else [])], stdout=subprocess.PIPE,
-                          text=True, check=False, start_new_session=True)       # Ctrl-C is for us: we end it, without its traceback
-    if done.returncode:
-        raise BadInput("bench", name, f"its process ended with exit code {done.returncode}")
-    measured: dict[str, Any] = json.loads(done.stdout)
+    code, out = _ran([sys.executable, "-m", "sim.bench", name, *(["profile"] if profile else [])])
+    if code:
+        raise BadInput("bench", name, f"its process ended with exit code {code}")
+    measured: dict[str, Any] = json.loads(out)
     return measured
+
+
+def _ran(words: list[str]) -> tuple[int, str]:
+    """Exit code and output of a process in a session of its own: Ctrl-C is for us, who take it along, without its traceback."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)       # amid its start they would leave it behind
+    try:
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True) as child:
+            try:
+                signal.pthread_sigmask(signal.SIG_SETMASK, held)
+                out, _ = child.communicate()
+            except BaseException:
+                child.kill()
+                raise
+        return child.returncode, out
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def _measure(case: Case) -> dict[str, Any]:
@@ -97,6 +115,7 @@ def _profile(case: Case) -> None:
 
 
 if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())      # our parent held them back
     if sys.argv[2:] == ["profile"]:
         _profile(CASES[sys.argv[1]])
     print(json.dumps(_measure(CASES[sys.argv[1]])))
