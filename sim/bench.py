@@ -7,18 +7,17 @@ imports left out.
 from __future__ import annotations
 
 import json
-import signal
+import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from traces import BadInput, Trace
-
-_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -54,27 +53,17 @@ def measure(name: str, profile: bool = False) -> dict[str, Any]:
     """One case in a process of its own; the keys of `_measure`. With `profile`, where the time goes is on standard error."""
     if name not in CASES:
         raise BadInput("bench", name, f"unknown case; known are {', '.join(CASES)}")
-    code, out = _ran([sys.executable, "-m", "sim.bench", name, *(["profile"] if profile else [])])
-    if code:
-        raise BadInput("bench", name, f"its process ended with exit code {code}")
-    measured: dict[str, Any] = json.loads(out)
-    return measured
-
-
-def _ran(words: list[str]) -> tuple[int, str]:
-    """Exit code and output of a process in a session of its own: Ctrl-C is for us, who take it along, without its traceback."""
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)       # amid its start they would leave it behind
-    try:
-        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True) as child:
-            try:
-                signal.pthread_sigmask(signal.SIG_SETMASK, held)
-                out, _ = child.communicate()
-            except BaseException:
-                child.kill()
-                raise
-        return child.returncode, out
+    words = [sys.executable, "-m", "sim.bench", name, "attached", *(["profile"] if profile else [])]
+    its_stdin, kept_open = os.pipe()
+    try:        # in a session of its own: Ctrl-C is for us, who end it, without a traceback of its own
+        done = subprocess.run(words, stdin=its_stdin, stdout=subprocess.PIPE, text=True, check=False, start_new_session=True)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        os.close(its_stdin)
+        os.close(kept_open)
+    if done.returncode:
+        raise BadInput("bench", name, f"its process ended with exit code {done.returncode}")
+    measured: dict[str, Any] = json.loads(done.stdout)
+    return measured
 
 
 def _measure(case: Case) -> dict[str, Any]:
@@ -114,8 +103,15 @@ def _profile(case: Case) -> None:
     pstats.Stats(seen, stream=sys.stderr).sort_stats("tottime").print_stats(25)
 
 
+def _leave_with_parent() -> None:
+    """Standard input ends when whoever started us does, whatever ended it."""
+    sys.stdin.read()
+    os._exit(1)
+
+
 if __name__ == "__main__":
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())      # our parent held them back
-    if sys.argv[2:] == ["profile"]:
+    if "attached" in sys.argv[2:]:
+        threading.Thread(target=_leave_with_parent, daemon=True).start()
+    if "profile" in sys.argv[2:]:
         _profile(CASES[sys.argv[1]])
     print(json.dumps(_measure(CASES[sys.argv[1]])))

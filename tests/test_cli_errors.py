@@ -128,9 +128,10 @@ def _runs(pid: int) -> bool:
 
 
 def _measures(pid: int) -> bool:
-    """Whether the child is well under way."""
+    """Whether the child is well under way, a process of its own and not the fork of its parent that it begins as."""
     try:
-        return "numpy" in Path(f"/proc/{pid}/maps").read_text()
+        started = "attached" in Path(f"/proc/{pid}/cmdline").read_text()
+        return started and "numpy" in Path(f"/proc/{pid}/maps").read_text()
     except OSError:
         return False
 
