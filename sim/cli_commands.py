@@ -55,10 +55,8 @@ def compare(options: CompareOptions) -> None:
 @with_flags
 def demo(options: DemoOptions) -> None:
     """Five policies on a burst of 80 requests: a table, figures, and a report to look at."""
-    from pathlib import Path
-
     from .demo import show
-    show(options.seed, None if options.output_dir is None else Path(options.output_dir))
+    show(options.seed, options.target)
 
 
 @app.command("list")

@@ -66,7 +66,7 @@ def _done(app: Callable[[], typer.Typer], words: list[str], prog: str, debug: bo
         _drop_output()
         return _fail(prog, f"output: {error.filename or 'standard output'}: {error.strerror or error}", debug)
     except ValueError as error:
-        from traces import BadInput         # has been imported before, if it is one
+        from traces import BadInput  # has been imported before, if it is one
         if not isinstance(error, BadInput):
             raise
         return _fail(prog, str(error), debug)

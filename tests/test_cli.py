@@ -296,8 +296,8 @@ def test_percentiles_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     titles = [line[1:24].strip() for line in out.splitlines() if line.startswith((" TTFT", " ITL", " rebuffering"))]
     assert titles == ["TTFT mean, s", "TTFT median, s", "TTFT P90, s", "TTFT P99, s", "TTFT P99.9, s", "TTFT over 1.3 s, %",
-                      "ITL P90, ms", "ITL P99, ms", "ITL P99.9, ms", "rebuffering mean, s", "rebuffering P90, s",
-                      "rebuffering P99, s", "rebuffering P99.9, s"]
+                      "ITL P50, ms", "ITL P90, ms", "ITL P99, ms", "ITL P99.9, ms", "rebuffering mean, s", "rebuffering P50, s",
+                      "rebuffering P90, s", "rebuffering P99, s", "rebuffering P99.9, s"]
 
 
 @pytest.mark.parametrize(("rate", "line"), [
@@ -319,3 +319,13 @@ def test_heading_when_only_some_requests_have_a_rate(inside: Path, capsys: pytes
     assert main(["run", "--policy", "vllm", "--trace", "my.csv"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "Readers take 20 tokens/s (the TokenFlow paper's rate) where the trace does not say; it does for 2 of 3." in said
+
+
+def test_one_request_is_one(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (inside / "my.csv").write_text("arrival_s,input_tokens,output_tokens\n0,9,9\n1,9,0\n")
+    assert main(["run", "--policy", "vllm", "--trace", "my.csv"]) == 0
+    assert capsys.readouterr().out.startswith("1 request: my.csv")
+    assert main(["trace", "describe", "my.csv"]) == 0
+    assert capsys.readouterr().out.startswith("1 request, 1 row with zero output tokens left out: my.csv")
+    assert main(["trace", "convert", "my.csv", "out.csv"]) == 0
+    assert capsys.readouterr().out == "out.csv: 1 request, 1 row with zero output tokens left out\n"
