@@ -7,9 +7,11 @@ imports left out.
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -51,8 +53,13 @@ def measure(name: str, profile: bool = False) -> dict[str, Any]:
     """One case in a process of its own; the keys of `_measure`. With `profile`, where the time goes is on standard error."""
     if name not in CASES:
         raise BadInput("bench", name, f"unknown case; known are {', '.join(CASES)}")
-    done = subprocess.run([sys.executable, "-m", "sim.bench", name, *(["profile"] if profile else [])], stdout=subprocess.PIPE,
-                          text=True, check=False)
+    words = [sys.executable, "-m", "sim.bench", name, "attached", *(["profile"] if profile else [])]
+    its_stdin, kept_open = os.pipe()
+    try:        # in a session of its own: Ctrl-C is for us, who end it, without a traceback of its own
+        done = subprocess.run(words, stdin=its_stdin, stdout=subprocess.PIPE, text=True, check=False, start_new_session=True)
+    finally:
+        os.close(its_stdin)
+        os.close(kept_open)
     if done.returncode:
         raise BadInput("bench", name, f"its process ended with exit code {done.returncode}")
     measured: dict[str, Any] = json.loads(done.stdout)
@@ -96,7 +103,15 @@ def _profile(case: Case) -> None:
     pstats.Stats(seen, stream=sys.stderr).sort_stats("tottime").print_stats(25)
 
 
+def _leave_with_parent() -> None:
+    """Standard input ends when whoever started us does, whatever ended it."""
+    sys.stdin.read()
+    os._exit(1)
+
+
 if __name__ == "__main__":
-    if sys.argv[2:] == ["profile"]:
+    if "attached" in sys.argv[2:]:
+        threading.Thread(target=_leave_with_parent, daemon=True).start()
+    if "profile" in sys.argv[2:]:
         _profile(CASES[sys.argv[1]])
     print(json.dumps(_measure(CASES[sys.argv[1]])))

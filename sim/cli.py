@@ -1,46 +1,25 @@
-"""The command `tokenflow`: parses, calls `sim.simulate`, shows and keeps what comes back.
-
-Parsing only says what to do; it is done afterwards, so that every error comes out in one place: one line, exit code 2.
-Heavy imports wait until a command needs them.
-"""
+"""The command `tokenflow`: where it begins. The commands themselves, whose imports take a while, are in `cli_commands`."""
 
 from __future__ import annotations
 
-import os
 import sys
-import time
-import traceback
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import typer
-
-from .cli_options import CompareOptions, DemoOptions, Job, Options, RunOptions, with_flags
-from .cli_trace import app as trace_app
+from .cli_errors import run
 
 if TYPE_CHECKING:
-    from traces import Trace
-
-    from .cli_progress import Bar
-    from .policy_choice import Choice
-    from .result import Result
-
-OK, BAD_INPUT, INTERRUPTED = 0, 2, 130
-
-app = typer.Typer(name="tokenflow", add_completion=False, pretty_exceptions_enable=False, no_args_is_help=False)
-_UsageError: type[Exception] = typer.BadParameter.__bases__[0]      # typer's own click or the one beside it, by version
+    import typer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (without the program's name); returns the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        job = app(_one_goodput(words) or ["--help"], prog_name="tokenflow", standalone_mode=False)
-    except _UsageError as error:
-        return _fail(_usage(error), "--debug" in words)
-    if not callable(job):
-        return int(job or OK)
-    return _do(job, "--debug" in words)
+    return run(_app, _one_goodput(list(sys.argv[1:] if argv is None else argv)), "tokenflow")
+
+
+def _app() -> typer.Typer:
+    from .cli_commands import app
+    return app
 
 
 def _one_goodput(words: list[str]) -> list[str]:
@@ -52,144 +31,3 @@ def _one_goodput(words: list[str]) -> list[str]:
         else:
             joined.append(word)
     return joined
-
-
-def _do(job: Job, debug: bool) -> int:
-    from traces import BadInput
-    try:
-        job()
-        if sys.stdout is not None:      # closed before we began
-            sys.stdout.flush()
-    except BadInput as error:
-        return _fail(str(error), debug)
-    except KeyboardInterrupt:
-        print("tokenflow: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:             # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:            # files are read and written elsewhere, with their own errors
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _fail(f"output: {error.filename or 'standard output'}: {error.strerror or error}", debug)
-    return OK
-
-
-def _fail(line: str, debug: bool) -> int:
-    if debug:
-        traceback.print_exc()
-    print(f"tokenflow: {line}", file=sys.stderr)
-    return BAD_INPUT
-
-
-def _usage(error: Exception) -> str:
-    """What is wrong with the command line itself, as `what: where: why`."""
-    context, option = getattr(error, "ctx", None), getattr(error, "param", None)
-    where = context.command_path if context else "command line"
-    what = getattr(error, "option_name", "command line")
-    if option is not None:
-        what = option.metavar if option.param_type_name == "argument" else "/".join(option.opts)
-    why = str(getattr(error, "message", "") or "") or "is required"
-    near = getattr(error, "possibilities", None)
-    return " ".join(f"{what}: {where}: {why}{f' Did you mean {sorted(near)[0]}?' if near else ''}".split())
-
-
-# ---- commands
-
-@app.callback(invoke_without_command=True)
-def _tokenflow(version: Annotated[bool, typer.Option("--version", help="Show the version and exit")] = False) -> None:
-    """A laboratory for LLM text-streaming schedulers: who gets the first token late, and whose reading stalls."""
-    if version:
-        from .saving import version_of
-        print(f"tokenflow {version_of('tokenflow-lab')}")
-        raise typer.Exit
-
-
-@app.command("run")
-@with_flags
-def run(options: RunOptions) -> None:
-    """Simulate one policy."""
-    from .policy_choice import choose
-    _study(options, "run", lambda: [choose(options.policy, options.policy_arg or [])])
-
-
-@app.command("compare")
-@with_flags
-def compare(options: CompareOptions) -> None:
-    """Simulate several policies on the same requests."""
-    from .policy_choice import choose_all
-    _study(options, "compare", lambda: choose_all(options.policies))
-
-
-@app.command("demo")
-@with_flags
-def demo(options: DemoOptions) -> None:
-    """Five policies on a burst of 80 requests: a table, figures, and a report to look at."""
-    from pathlib import Path
-
-    from .demo import show
-    show(options.seed, None if options.output_dir is None else Path(options.output_dir))
-
-
-@app.command("list")
-def list_(what: Annotated[str, typer.Argument(metavar="policies|hardware|models|workloads", help="What to list")]) -> Job:
-    """Show which policies, hardware profiles, models or workloads there are."""
-    def job() -> None:
-        from .cli_lists import show
-        show(what)
-    return job
-
-
-app.add_typer(trace_app, name="trace")
-
-
-@app.command("bench")
-def bench(cases: Annotated[list[str] | None, typer.Argument(metavar="[CASE]...", help="What to measure; all if empty")] = None,
-          json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output")] = False,
-          profile: Annotated[bool, typer.Option("--profile", help="Show where the time goes, on standard error")] = False) -> Job:
-    """Measure how fast the simulator is here, on fixed workloads."""
-    def job() -> None:
-        from .cli_bench import show
-        show(cases or [], json, profile)
-    return job
-
-
-def _study(options: Options, command: str, chosen: Callable[[], list[Choice]]) -> None:
-    """Simulate each choice, keep the results unless nobody asked for that, and show them."""
-    from contextlib import nullcontext, redirect_stdout
-
-    from . import cli_tables, saving
-    from .cli_progress import Bar
-    trace = options.requests()
-    keep = options.output_dir is not None or not options.json
-    with saving.Draft(options.target, command) if keep else nullcontext() as draft:
-        # what a policy prints must not get between our JSON and whoever reads it
-        with Bar(wanted=not options.json) as bar, redirect_stdout(sys.stderr) if options.json else nullcontext():
-            choices = chosen()
-            runs = {choice.label: _timed(choice, trace, options, bar) for choice in choices}
-        results = {label: result for label, (result, _) in runs.items()}
-        cpu_s = {label: seconds for label, (_, seconds) in runs.items()}
-        single = next(iter(results.values())) if command == "run" else None
-        detailed = options.save_detailed
-        facts = saving.run_facts(single, detailed) if single else saving.comparison_facts(results, detailed)
-        path = None
-        if draft is not None:
-            if single:
-                saving.write_run(draft, single, detailed=detailed)
-            else:
-                saving.write_comparison(draft, results, detailed)
-            draft.write("host.json", saving.as_json(saving.host_facts(cpu_s, ["tokenflow", *sys.argv[1:]])))
-            path = draft.publish()
-    if options.json:
-        print(saving.as_json(facts), end="")
-    else:
-        cli_tables.show(results, cpu_s)
-        print(path)
-
-
-def _timed(choice: Choice, trace: Trace, options: Options, bar: Bar) -> tuple[Result, float]:
-    """The result, and the CPU seconds of `simulate`, its imports left out."""
-    from . import hardware  # noqa: F401 -- imported here, so that its 0.2 s are not counted below
-    from .simulate import simulate
-    bar.begin(choice.label)
-    start_s = time.process_time()
-    result = simulate(choice.policy, trace, progress=bar, label=choice.label, **options.simulation())
-    return result, time.process_time() - start_s

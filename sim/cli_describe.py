@@ -15,6 +15,7 @@ from traces.describe import describe
 
 from .cli_gap_fits import gap_fits
 from .cli_tables import plain_console
+from .counted import counted
 
 Facts = Mapping[str, Any]
 
@@ -29,8 +30,8 @@ def measure(trace: Trace) -> dict[str, Any]:
 def show(facts: Facts) -> None:
     """Print it."""
     console = plain_console()
-    left_out = "".join(f", {count:,} rows with {reason} left out" for reason, count in facts["dropped"].items())
-    console.print(Text(f"{facts['requests']:,} requests{left_out}: {facts['trace']}"))
+    left_out = "".join(f", {counted(count, 'row')} with {reason} left out" for reason, count in facts["dropped"].items())
+    console.print(Text(f"{counted(facts['requests'], 'request')}{left_out}: {facts['trace']}"))
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")

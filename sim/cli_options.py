@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 PAPERS_RATE = 20.0      # tokens per second; `sim.simulate.DEFAULT_CONSUME_TPS`, which would cost an import of numpy
 
-_WHOLE, _REAL = (int, "a whole number"), (float, "a number")
-_NUMBERS: dict[Any, tuple[Callable[[str], float], str]] = {int: _WHOLE, int | None: _WHOLE, float: _REAL, float | None: _REAL}
+_NUMBERS: dict[Any, type] = {int: int, int | None: int, float: float, float | None: float}
 
 DEBUG = "Show where in the code an error comes from"
 
-_SET_BY_WORKLOAD = ("hardware", "model", "mem_fraction")       # of the machine
+_MACHINE = ("hardware", "model", "mem_fraction", "kv_tokens", "host_kv_tokens", "block_size", "max_num_seqs",
+            "max_num_batched_tokens", "link", "believed_step", "believed_link")     # named so in `sim.build_machine` as well
 
 Job = Callable[[], None]
 
@@ -201,10 +201,10 @@ class Options(Drawn, Cut, Read):
 
     def _readers(self) -> tuple[float, Readers | None]:
         """The rate of readers, on average; and where they differ, who they are: then it is the trace that says each one's."""
+        from traces import cells, parse_rates
         try:
-            return float(self.consume_rate), None
+            return cells.number(self.consume_rate), None
         except ValueError:
-            from traces import parse_rates
             readers = parse_rates("--consume-rate", self.consume_rate)
             return readers.overall_tps, readers
 
@@ -215,8 +215,10 @@ class Options(Drawn, Cut, Read):
             raise BadInput("--save-timeline", "command line", "with --json alone no file is kept: give -o DIR as well")
         from .workloads import workload
         machine = workload(self.workload).machine if self.workload is not None else {}
-        machine |= self._given(*_SET_BY_WORKLOAD, "kv_tokens", "host_kv_tokens", "block_size", "max_num_seqs",
-                               "max_num_batched_tokens", "link", "believed_step", "believed_link")
+        machine |= self._given(*_MACHINE)
+        if self.kv_tokens is not None and self.mem_fraction is not None:
+            from traces import BadInput
+            raise BadInput("--mem-fraction", str(self.mem_fraction), "cannot be given together with --kv-tokens")
         if self.host_time_ms is not None:
             machine["host_s"] = self.host_time_ms / 1000
         from .goodput import parse_goodput
@@ -230,13 +232,15 @@ class Options(Drawn, Cut, Read):
 
     def _named(self) -> str | None:
         """The workload's name, followed by what was changed in it."""
-        changed = self.draws() | self._given(*_SET_BY_WORKLOAD)
+        changed = self.draws() | self._given(*_MACHINE, "host_time_ms", "consume_rate", "max_concurrency", "max_model_len")
         name = changed.pop("workload", None)
+        if self.consume_rate == Options.consume_rate:
+            del changed["consume_rate"]
         return name and " ".join([name, *(f"{_name(flag)} {value}" for flag, value in changed.items())])
 
     @property
     def target(self) -> Path | None:
-        return None if self.output_dir is None else Path(self.output_dir)
+        return _directory(self.output_dir)
 
 
 @dataclass(frozen=True)
@@ -258,6 +262,18 @@ class DemoOptions(Seeded):
     output_dir: Annotated[str | None, _output(
         "New or empty directory for the results (default: tokenflow-out/demo-N)", "--output-dir", "-o", metavar="DIR")] = None
     debug: Annotated[bool, _output(DEBUG, "--debug")] = False
+
+    @property
+    def target(self) -> Path | None:
+        return _directory(self.output_dir)
+
+
+def _directory(given: str | None) -> Path | None:
+    """What --output-dir names."""
+    if given is not None and not given.strip():
+        from traces import BadInput
+        raise BadInput("--output-dir", repr(given), "names no directory")
+    return None if given is None else Path(given)
 
 
 def with_flags(command: Callable[[Any], None]) -> Callable[..., Job]:
@@ -288,12 +304,11 @@ def _read(field: str, value: Any, hint: Any) -> Any:
     """The number that a text says, where the field is one."""
     if hint not in _NUMBERS:
         return value
-    number, what = _NUMBERS[hint]
+    from traces import BadInput, cells
     try:
-        return number(value)
-    except ValueError:
-        from traces import BadInput
-        raise BadInput(_name(field), repr(value), f"is not {what}") from None
+        return cells.whole(value) if _NUMBERS[hint] is int else cells.number(value)
+    except ValueError as error:
+        raise BadInput(_name(field), cells.shown(value), str(error)) from None
 
 
 def _name(field: str) -> str:

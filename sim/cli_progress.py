@@ -18,7 +18,7 @@ class Bar:
     """On standard error, and only where someone watches it."""
 
     def __init__(self, wanted: bool) -> None:
-        self._wanted = wanted and sys.stderr.isatty()
+        self._wanted = wanted and sys.stderr is not None and sys.stderr.isatty()
         self._next_s = time.monotonic() + _PATIENCE_S
         self._progress: Progress | None = None
         self._task: TaskID | None = None

@@ -15,6 +15,7 @@ from rich.text import Text
 from traces.pace import changing, mean_tps
 
 from .cli_options import PAPERS_RATE
+from .counted import counted
 from .result import Result
 
 Summary = Mapping[str, Any]
@@ -56,7 +57,7 @@ _ENGINE = (
     Row("tokens recomputed", "recomputed_tokens", 1, _COUNT, ratio=False),
     Row("KV to host, GB", "d2h_bytes", 1e-9, ratio=False),
     Row("KV to GPU, GB", "h2d_bytes", 1e-9, ratio=False),
-    Row("link busiest way, %", lambda s: max(s["h2d_utilisation"], s["d2h_utilisation"]), 100, _PERCENT, ratio=False),
+    Row("link busiest way, %", lambda s: _greater(s["h2d_utilisation"], s["d2h_utilisation"]), 100, _PERCENT, ratio=False),
 )
 _FATES = (
     Row("requests completed", "completed", 1, _COUNT, ratio=False),
@@ -73,11 +74,10 @@ _COST = (
 def _readers(summary: Summary) -> list[Row]:
     """What readers went through, with the percentiles that were asked for."""
     ranks = [key[1:].removesuffix("_ttft_ms") for key in summary if key[0] == "p" and key.endswith("_ttft_ms")]
-    ranks = [q for q in ranks if q != "50"]         # the median
     return [
         Row("TTFT mean, s", "mean_ttft_ms", 1e-3, _S),
         Row("TTFT median, s", "median_ttft_ms", 1e-3, _S),
-        *(Row(f"TTFT P{q}, s", f"p{q}_ttft_ms", 1e-3, _S) for q in ranks),
+        *(Row(f"TTFT P{q}, s", f"p{q}_ttft_ms", 1e-3, _S) for q in ranks if q != "50"),        # the median
         Row("TTFT over 1.3 s, %", "ttft_over_1300ms_share", 100, _PERCENT, ratio=False),
         Row("TPOT mean, ms", "mean_tpot_ms"),
         *(Row(f"ITL P{q}, ms", f"p{q}_itl_ms") for q in ranks),
@@ -168,7 +168,7 @@ def heading(result: Result) -> list[str]:
     machine = result.machine
     named = "" if said["workload"] is None else f"{said['workload']}, "
     lines = [
-        f"{named}{len(result.trace):,} requests: {said['trace'] or 'given'}",
+        f"{named}{counted(len(result.trace), 'request')}: {said['trace'] or 'given'}",
         f"{said.get('model')} on {said.get('hardware')}: KV pool {said['kv_tokens']:,} tokens, host {said['host_kv_tokens']:,}, "
         f"{machine.max_seqs:,} seats",
         _rates(result),
@@ -190,6 +190,11 @@ def _rates(result: Result) -> str:
     rate = result.summary["consume_rate"]
     usual = f"Readers take {rate:g} tokens/s" + (" (the TokenFlow paper's rate)" if rate == PAPERS_RATE else "")
     return usual + (f" where the trace does not say; it does for {given:,} of {n:,}." if given else ".")
+
+
+def _greater(one: float | None, other: float | None) -> float | None:
+    """The greater of two shares; None when they are shares of no time at all."""
+    return None if one is None or other is None else max(one, other)
 
 
 def _ratio(value: float, base: float) -> str:

@@ -32,7 +32,7 @@ class DescribeOptions(Cut):
 class ConvertOptions(Cut):
     file: Annotated[str, typer.Argument(metavar="IN", help="The trace, of any known kind", show_default=False)]
     out: Annotated[str, typer.Argument(
-        metavar="OUT", help="New file: CSV with arrival_s,input_tokens,output_tokens[,...], gzipped if .gz", show_default=False)]
+        metavar="OUT", help="New file, .csv or .csv.gz, with arrival_s,input_tokens,output_tokens[,...]", show_default=False)]
     consume_rate: _Rate = None
     debug: _Debug = False
 
@@ -41,7 +41,7 @@ class ConvertOptions(Cut):
 class GenerateOptions(Drawn):
     consume_rate: _Rate = None
     output: Annotated[str | None, typer.Option(
-        "--output", "-o", metavar="FILE", help="New file, gzipped if .gz", show_default=False)] = None
+        "--output", "-o", metavar="FILE", help="New file, .csv or .csv.gz", show_default=False)] = None
     debug: _Debug = False
 
 
@@ -64,7 +64,7 @@ def convert(options: ConvertOptions) -> None:
     """Write a trace, or a part of it, in TokenFlow Lab's own kind of file."""
     from traces import parse_rates, with_rates
     readers = None if options.consume_rate is None else parse_rates("--consume-rate", options.consume_rate)
-    _refuse_existing(options.out)
+    _check_target(options.out)
     trace = options.read(options.file)
     _write(trace if readers is None else with_rates(trace, readers, options.seed), options.out)
 
@@ -79,12 +79,14 @@ def generate(options: GenerateOptions) -> None:
         if value is None:
             raise BadInput(name, "(not given)", "trace generate needs it")
     assert options.output is not None
-    _refuse_existing(options.output)
+    _check_target(options.output)
     _write(options.draw(consume_rate=options.consume_rate), options.output)
 
 
-def _refuse_existing(path: str) -> None:
+def _check_target(path: str) -> None:
     from traces import BadInput
+    if not path.lower().endswith((".csv", ".csv.gz")):
+        raise BadInput("output file", path or repr(path), "must end in .csv or .csv.gz: it will be CSV")
     try:
         there = Path(path).exists()
     except (OSError, ValueError):       # not a name that a file can have: writing will say so
@@ -95,6 +97,8 @@ def _refuse_existing(path: str) -> None:
 
 def _write(trace: Trace, path: str) -> None:
     from traces import write_trace
+
+    from .counted import counted
     write_trace(trace, path)
-    left_out = "".join(f", {count:,} rows with {reason} left out" for reason, count in trace.dropped.items())
-    print(f"{path}: {len(trace):,} requests{left_out}")
+    left_out = "".join(f", {counted(count, 'row')} with {reason} left out" for reason, count in trace.dropped.items())
+    print(f"{path}: {counted(len(trace), 'request')}{left_out}")

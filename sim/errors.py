@@ -6,6 +6,8 @@ import traceback
 
 from traces.errors import BadInput
 
+from .counted import counted
+
 #: what a policy may raise; an interruption from the keyboard is the user's, not the policy's
 FAULTS = (Exception, SystemExit, GeneratorExit)
 
@@ -30,7 +32,8 @@ class Wedged(BadInput):
 
     @classmethod
     def at(cls, policy: object, now_s: float, unfinished: int, why: str) -> Wedged:
-        return cls(f"policy {type(policy).__name__}", f"at {now_s:.6f} s", f"wedged with {unfinished} requests unfinished: {why}")
+        return cls(f"policy {type(policy).__name__}", f"at {now_s:.6f} s",
+                   f"wedged with {counted(unfinished, 'request')} unfinished: {why}")
 
 
 __all__ = ["FAULTS", "BadInput", "PolicyError", "Wedged"]

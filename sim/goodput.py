@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from policies.api import Bools
-from traces import BadInput
+from traces import BadInput, cells
 
 from .fluency import TOLERANCE
 
@@ -33,9 +33,9 @@ def parse_goodput(words: Sequence[str]) -> dict[str, float]:
             if name in limits:
                 raise BadInput(OPTION, repr(pair.strip()), f"{name} is given twice")
             try:
-                limits[name] = float(limit)
-            except ValueError:
-                raise BadInput(OPTION, repr(pair.strip()), f"{limit!r} is not a number") from None
+                limits[name] = cells.number(limit)
+            except ValueError as error:
+                raise BadInput(OPTION, cells.shown(pair.strip()), f"{cells.shown(limit)} {error}") from None
     check_goodput(limits)
     return limits
 

@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, model_validator
 
+from traces.cells import shown
 from traces.errors import BadInput
 
 from .geometry import ModelGeometry
@@ -107,6 +108,8 @@ def load_hardware(name_or_path: str | Path) -> Hardware:
     """A profile of the package by name, or the user's own by path."""
     if isinstance(name_or_path, str) and name_or_path in list_hardware():
         return _built_in(name_or_path)
+    if not isinstance(name_or_path, str | Path):
+        raise BadInput("hardware", shown(name_or_path), "must be the name of a profile or the path of one")
     path = Path(name_or_path)
     if isinstance(name_or_path, str) and path.suffix != ".json" and path.name == name_or_path:
         known = ", ".join(list_hardware())
@@ -285,9 +288,9 @@ def _pool_blocks(profile: Hardware, geometry: ModelGeometry, taken: float, mem_f
     need = _least_bytes(geometry, taken, block)
     smallest = ceil(need / memory * 1e4) / 1e4
     raise BadInput("mem_fraction", where, (
-        f"{mem_fraction} of {memory} bytes is {mem_fraction * memory:.0f}, but weights ({geometry.weight_bytes}), reserve "
-        f"({taken - geometry.weight_bytes:.0f}) and two KV blocks need {need:.0f} bytes; "
-        f"the smallest fraction that works is {smallest}"))
+        f"{mem_fraction} of {memory / 1e9:.1f} GB is {mem_fraction * memory / 1e9:.1f}, but weights "
+        f"({geometry.weight_bytes / 1e9:.1f} GB), reserve ({(taken - geometry.weight_bytes) / 1e9:.1f}) and two KV blocks need "
+        f"{need / 1e9:.1f} GB; the smallest fraction that works is {smallest}"))
 
 
 def _given_blocks(kv_tokens: int, block: int, where: str) -> int:

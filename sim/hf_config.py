@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
+from traces.cells import shown
 from traces.errors import BadInput
 
 from .geometry import ModelGeometry
@@ -18,13 +19,16 @@ from .strict_json import read
 
 _Width = Annotated[int, Field(ge=1, le=1_000_000)]
 
-_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+#: architecture -> the `model_type` of its configs
+_ARCHITECTURES = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral", "Qwen2ForCausalLM": "qwen2",
+                  "Qwen3ForCausalLM": "qwen3"}
 
 #: keys that make a model one that is not modelled, and what it is then
 _REFUSED = {
     "text_config": "multi-modal input", "vision_config": "multi-modal input", "audio_config": "multi-modal input",
     "num_experts": "mixtures of experts", "num_local_experts": "mixtures of experts", "n_routed_experts": "mixtures of experts",
     "kv_lora_rank": "multi-head latent attention",
+    "is_encoder_decoder": "encoder-decoder models",
     "quantization_config": "quantised weights", "compression_config": "quantised weights",
 }
 
@@ -81,6 +85,10 @@ def read_config(path: Path) -> ModelGeometry:
             raise BadInput(what, key, f"not modelled: {kind}")
     architecture = _architecture(keys, what)
     _check_full_attention(keys, architecture, what)
+    kind = _ARCHITECTURES[architecture]
+    if keys.get("model_type", kind) != kind:
+        given = shown(keys["model_type"])
+        raise BadInput(what, "model_type", f"{given} contradicts architectures, {architecture}: must be '{kind}'")
     config = read(_CONFIG, text, what)
     head_dim = config.head_dim or (128 if architecture == "Qwen3ForCausalLM" else config.hidden_size // config.num_attention_heads)
     return ModelGeometry(
@@ -103,8 +111,8 @@ def read_config(path: Path) -> ModelGeometry:
 
 def _architecture(keys: dict[str, Any], what: str) -> str:
     given = keys.get("architectures")
-    if isinstance(given, list) and len(given) == 1 and given[0] in _ARCHITECTURES:
-        return str(given[0])
+    if isinstance(given, list) and len(given) == 1 and isinstance(given[0], str) and given[0] in _ARCHITECTURES:
+        return given[0]
     why = "missing" if given is None else f"not modelled: {str(given)[:60]}"
     raise BadInput(what, "architectures", f"{why}; must be one of {', '.join(_ARCHITECTURES)}")
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import inf
 from numbers import Real
-from typing import Any
+from typing import Any, TypeGuard
 
+from traces import cells
 from traces.errors import BadInput
 
 
@@ -22,16 +23,23 @@ ORACLE = LinkChoice("oracle: copies take no time", {
 NONE = LinkChoice("none: no host tier, whoever is preempted is computed anew", {"host_kv_blocks": 0})
 PRESETS = {"oracle": ORACLE, "none": NONE}
 
+SLOWEST = 1e-3      #: GB/s; below, moving one answer takes hours, and a run hardly ends
+
 
 def link_choice(link: str | float, where: str) -> LinkChoice:
     """A preset, or a rate in GB/s each way; BadInput if it is neither. `where`: which machine it is for."""
     if isinstance(link, str) and link in PRESETS:
         return PRESETS[link]
     try:
-        rate = float(link) if isinstance(link, str | Real) and not isinstance(link, bool) else inf
-    except ValueError:
+        rate = cells.number(link) if isinstance(link, str) else float(link) if _is_number(link) else inf
+    except (ValueError, OverflowError):
         rate = inf
-    if not (isfinite(rate) and rate > 0):
-        raise BadInput("link", where, f"must be oracle, none or a positive number of GB/s, got {link or repr(link)}")
+    if not SLOWEST <= rate <= cells.MOST:
+        given = link if isinstance(link, str) and link else cells.shown(link)
+        raise BadInput("link", where, f"must be oracle, none or a number of GB/s from {SLOWEST:g}, got {given}")
     both = {"h2d_bytes_per_s": rate * 1e9, "d2h_bytes_per_s": rate * 1e9}
     return LinkChoice(f"set by the user: {rate:g} GB/s each way", both, keeps_duplex=True)
+
+
+def _is_number(value: object) -> TypeGuard[Real]:
+    return isinstance(value, Real) and not isinstance(value, bool)

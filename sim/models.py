@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from traces.cells import shown
 from traces.errors import BadInput
 
 from .geometry import ModelGeometry
@@ -29,6 +30,8 @@ def load_model(name_or_path: str | Path) -> ModelGeometry:
     """The geometry of a model of the package by name, or of a Hugging Face config.json (or the directory it is in) by path."""
     if isinstance(name_or_path, str) and name_or_path in _models():
         return _models()[name_or_path]
+    if not isinstance(name_or_path, str | Path):
+        raise BadInput("model", shown(name_or_path), "must be the name of a model or the path of its config")
     if is_path(name_or_path):
         return read_config(Path(name_or_path))
     known = ", ".join(list_models())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from traces import BadInput
+from traces import BadInput, cells
 
 OPTION = "--metric-percentiles"
 
@@ -16,9 +16,9 @@ def parse_percentiles(text: str) -> tuple[float, ...]:
     found = []
     for word in text.split(","):
         try:
-            found.append(float(word))
-        except ValueError:
-            raise BadInput(OPTION, repr(word.strip()), "is not a number") from None
+            found.append(cells.number(word))
+        except ValueError as error:
+            raise BadInput(OPTION, cells.shown(word.strip()), str(error)) from None
     check_percentiles(found)
     return tuple(found)
 

@@ -21,7 +21,7 @@ from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hin
 
 from policies import POLICIES
 from policies.api import Policy
-from traces import BadInput
+from traces import BadInput, cells
 
 from .errors import FAULTS
 
@@ -105,8 +105,10 @@ def _maker(name: str) -> tuple[Callable[..., Policy], str]:
         found = [each for each, value in vars(module).items() if isinstance(value, type) and hasattr(value, "plan")
                  and value.__module__ == module.__name__]
         raise BadInput("policy", source, f"has no {attribute}; policies in it: {', '.join(found) or 'none'}")
-    if not callable(make):
-        raise BadInput("policy", name, f"is no class but {type(make).__name__}")
+    if not isinstance(make, type):          # calling whatever it is would do whatever it does
+        raise BadInput("policy", name, f"is no class but a {type(make).__name__}")
+    if not callable(getattr(make, "plan", None)):
+        raise BadInput("policy", name, "has no method plan(view)")
     return cast(Callable[..., Policy], make), attribute
 
 
@@ -195,7 +197,7 @@ def _value(text: str, hint: Any) -> Any:
         return _TRUTH[text.lower()]
     if hint is int or hint is float:
         try:
-            number = hint(text)
+            number = cells.whole(text) if hint is int else cells.number(text)
         except ValueError:
             raise ValueError(f"must be a {'whole ' if hint is int else ''}number") from None
         if number != number:

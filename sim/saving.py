@@ -49,13 +49,13 @@ class Draft:
         self._shown, self._command = target or DEFAULT_ROOT, command
         self._target = target
         self._path = Path(f".tokenflow-{token_hex(4)}.partial")
-        self._made: list[Path] = []         # parents that were not there before
+        self._made: list[Path] = []         # parents that were not there before, or are about to be
 
     def __enter__(self) -> Self:
         try:
             with _one_line(self._shown):
                 self._open()
-        except BadInput:
+        except BaseException:       # an interruption as well
             self._clear()
             raise
         return self
@@ -70,15 +70,15 @@ class Draft:
         parent = DEFAULT_ROOT if self._target is None else self._target.parent
         for folder in reversed((parent, *parent.parents)):
             if not folder.exists():
-                folder.mkdir(exist_ok=True)
                 self._made.append(folder)
+                folder.mkdir(exist_ok=True)
         self._path = parent / self._path
         self._path.mkdir()
 
     def _clear(self) -> None:
         shutil.rmtree(self._path, ignore_errors=True)
         for folder in reversed(self._made):
-            with suppress(OSError):         # not empty: it holds results
+            with suppress(OSError):         # it holds results, or was never made
                 folder.rmdir()
 
     def write(self, name: str, content: str | bytes) -> None:

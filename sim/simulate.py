@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import simpy
 
 from policies import POLICIES
 from policies.api import Bools, Event, Floats, Ints, Policy
-from traces import Trace
+from traces import Trace, cells, options
 
 from .engine import Engine, Watch
 from .errors import FAULTS, BadInput, PolicyError, Wedged
@@ -77,24 +78,29 @@ def _fresh(policy: Policy) -> Policy:
 
 
 def _machine(hardware: Machine | str | Path, model: str | Path, policy: Policy,
-             options: dict[str, Any]) -> tuple[Machine, dict[str, Any]]:
+             given: dict[str, Any]) -> tuple[Machine, dict[str, Any]]:
     if isinstance(hardware, Machine):
-        if options:
-            raise BadInput("machine options", ", ".join(options), "not possible beside a ready Machine; use dataclasses.replace")
+        if given:
+            raise BadInput("machine options", ", ".join(given), "not possible beside a ready Machine; use dataclasses.replace")
         return hardware, {"hardware": "custom", "model": str(model)}
     from .hardware import build_machine, manifest
-    if options.get("max_num_batched_tokens") is None and hasattr(policy, "engine_step_tokens"):
-        options = options | {"max_num_batched_tokens": policy.engine_step_tokens}
-    overridden = {name: options.get(name) for name in ("host_s", "link")}
-    return build_machine(hardware, model, **options), manifest(hardware, model, **overridden)
+    known = list(inspect.signature(build_machine).parameters)[2:]
+    if unknown := [name for name in given if name not in known]:
+        raise BadInput("machine options", ", ".join(unknown), f"unknown; known are {', '.join(known)}")
+    if given.get("max_num_batched_tokens") is None and hasattr(policy, "engine_step_tokens"):
+        given = given | {"max_num_batched_tokens": policy.engine_step_tokens}
+    overridden = {name: given.get(name) for name in ("host_s", "link")}
+    return build_machine(hardware, model, **given), manifest(hardware, model, **overridden)
 
 
 def _check(trace: Trace, consume_rate: float, max_concurrency: int | None, max_model_len: int | None,
            until_s: float | None) -> None:
+    if not isinstance(trace, Trace):
+        raise BadInput("trace", cells.shown(trace), "must be a Trace; traces.load_trace reads one from a file")
+    options.tps("--consume-rate", consume_rate)
     if not len(trace):
         raise BadInput("trace", trace.source or "given", "holds no requests")
-    for option, value in (("--consume-rate", consume_rate), ("--max-concurrency", max_concurrency),
-                          ("--max-model-len", max_model_len), ("--until", until_s)):
+    for option, value in (("--max-concurrency", max_concurrency), ("--max-model-len", max_model_len), ("--until", until_s)):
         if value is not None and not (isinstance(value, int | float) and 0 < value < np.inf):
             raise BadInput(option, str(value), "must be a positive number")
     for option, value in (("--max-concurrency", max_concurrency), ("--max-model-len", max_model_len)):

@@ -164,7 +164,7 @@ def test_manifest_says_where_the_numbers_come_from() -> None:
     ((".ci/", MODEL), {}, "hardware profile"),
     (("nul\0.json", MODEL), {}, "null"),
     (("h200", "gpt-2"), {}, "unknown; known are llama3-8b, qwen2-7b, qwen2.5-32b, qwen2.5-7b, or give the path of a Hugging Face"),
-    (("rtx4090", MODEL), {"mem_fraction": 0.5}, "weights (16060522496)"),
+    (("rtx4090", MODEL), {"mem_fraction": 0.5}, "weights (16.1 GB)"),
     (("rtx4090", "qwen2.5-32b"), {}, "does not fit on this GPU at all"),
     (("a6000", "qwen2.5-32b"), {"kv_tokens": 1000}, "does not fit on this GPU at all"),
     (("h200", "qwen2.5-32b"), {"mem_fraction": 0.3}, "the smallest fraction that works is 0.44"),

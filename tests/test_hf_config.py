@@ -134,6 +134,10 @@ def test_a_config_of_a_known_models_shapes_has_its_step_times(write: Any) -> Non
     ({"quantization_config": {"quant_method": "awq"}}, "quantization_config: not modelled: quantised weights"),
     ({"text_config": {"hidden_size": 4096}, "hidden_size": ...}, "text_config: not modelled: multi-modal input"),
     ({"architectures": ["MixtralForCausalLM"]}, "architectures: not modelled: ['MixtralForCausalLM']; must be one of Llama"),
+    ({"is_encoder_decoder": True}, "is_encoder_decoder: not modelled: encoder-decoder models"),
+    ({"model_type": "mixtral"}, "model_type: 'mixtral' contradicts architectures, LlamaForCausalLM: must be 'llama'"),
+    ({"model_type": ["llama"]}, "model_type: ['llama'] contradicts architectures"),
+    ({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen3"}, "model_type: 'qwen3' contradicts"),
     ({"architectures": []}, "architectures: not modelled: []"),
     ({"architectures": ...}, "architectures: missing; must be one of"),
     ({"architectures": "LlamaForCausalLM"}, "architectures: not modelled"),
@@ -169,7 +173,7 @@ def test_what_is_not_modelled_or_makes_no_sense_is_one_line(write: Any, changes:
 
 @pytest.mark.parametrize("changes", [
     {"sliding_window": 8192},                                           # as long as the context
-    {"architectures": ["Qwen2ForCausalLM"], "sliding_window": 4096},    # Qwen's default is not to use it
+    {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "sliding_window": 4096},    # Qwen's default is not to use it
     {"layer_types": ["full_attention"] * 32, "quantization_config": None, "num_experts": None, "unheard_of": {"of": "key"}},
 ])
 def test_what_changes_nothing_is_taken(write: Any, changes: dict[str, Any]) -> None:

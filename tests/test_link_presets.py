@@ -109,7 +109,7 @@ def test_impossible_links_fail_in_one_line(options: dict[str, Any], says: str) -
         build_machine("rtx4090", MODEL, **options)
     assert "\n" not in str(caught.value)
     if "host_kv_tokens" not in options:
-        assert "must be oracle, none or a positive number of GB/s" in str(caught.value)
+        assert "must be oracle, none or a number of GB/s from 0.001" in str(caught.value)
 
 
 @pytest.mark.parametrize(("link", "says"), [("oracle", "links oracle."), ("none", "links none."), ("20", "links set by the user.")])

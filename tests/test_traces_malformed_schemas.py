@@ -69,7 +69,8 @@ def broken() -> Iterator[tuple[str, str, str, int, str]]:
                 ("no object", "[1, 2]", "is not a JSON object"),
                 ("two on a line", whole.splitlines()[0] * 2, "is not JSON: Extra data"),
                 ("a field twice", '{"timestamp": 1, "timestamp": 2}', "names a field of its JSON object twice"),
-                ("a list for a number", line_of(kind, [*time_and_input, "[20]"]), "column output_length: '[...]' is not a number"),
+                ("a list for a number", line_of(kind, [*time_and_input, "[20]"]), "column output_length: holds a list"),
+                ("an object for a number", line_of(kind, [*time_and_input, "{}"]), "column output_length: holds an object"),
                 ("true for a number", line_of(kind, [*time_and_input, "true"]), "column output_length: 'true' is not a number"),
                 ("a field missing", '{"timestamp": 1, "input_length": 2}', "column output_length: '' is empty"),
                 ("nested", "[" * 100_000, "nested too deeply"),
@@ -183,3 +184,11 @@ def test_any_json(tmp_path: Path, objects: list[Any]) -> None:
     good = {"timestamp": 1, "input_length": 1, "output_length": 1}
     lines = [json.dumps(good | found if isinstance(found, dict) else found) for found in objects]
     loads_or_refuses(tmp_path / "any.jsonl", "\n".join(lines).encode())
+
+
+@pytest.mark.parametrize(("name", "value", "holds"), [("session_id", '{"id": 3}', "an object"), ("session_id", "[3]", "a list")])
+def test_a_name_is_not_an_object(name: str, value: str, holds: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text(f'{{"timestamp": 1, "input_length": 2, "output_length": 3, "hash_ids": [1], "{name}": {value}}}\n')
+    with pytest.raises(BadInput, match=f"m.jsonl, line 1: column {name}: holds {holds}$"):
+        load_trace(path)

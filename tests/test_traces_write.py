@@ -28,7 +28,8 @@ def any_trace(draw: st.DrawFn) -> Trace:
 
     arrivals = draw(st.lists(st.floats(0, 2**53), min_size=n, max_size=n))
     inputs, outputs = (draw(st.lists(st.integers(1, 2**53), min_size=n, max_size=n)) for _ in range(2))
-    numbers = {name: column(given_or_not) for name in ("consume_tps", "priority", "ttft_slo_s", "tpot_slo_s")}
+    numbers = {name: column(given_or_not) for name in ("priority", "ttft_slo_s", "tpot_slo_s")}
+    numbers["consume_tps"] = column(st.floats(min_value=1e-9, max_value=2**53) | st.just(float("nan")))
     names = {name: column(label) for name in ("model", "session", "klass")}
     return make_trace(arrivals, inputs, outputs, **numbers, **names, reader=column(st.booleans()))
 

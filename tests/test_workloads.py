@@ -143,13 +143,25 @@ def test_the_whole_workload(capsys: pytest.CaptureFixture[str]) -> None:
     (["--output-len", "7"], "total_output_tokens", 35),
     (["--request-rate", "5"], "request_rate", 5.0),
     (["--consume-rate", "7"], "consume_rate", 7.0),
+    (["--consume-rate", "30/10@2"], "consume_rate", 30.0),
+    (["--host-kv-tokens", "0"], "host_kv_tokens", 0),
+    (["--block-size", "32"], "block_size", 32),
+    (["--max-num-seqs", "3"], "max_seqs", 3),
+    (["--max-num-batched-tokens", "77"], "max_step_tokens", 77),
+    (["--link", "none"], "host_kv_tokens", 0),
+    (["--host-time-ms", "1.5"], "latency_host_s", 0.0015),
+    (["--believed-step", "0.5"], "believed_step", 0.5),
+    (["--believed-link", "2.0"], "believed_link", 2.0),
+    (["--max-concurrency", "2"], "max_concurrency", 2),
+    (["--max-model-len", "5000"], "max_model_len", 5000),
 ])
 def test_flags_go_before_the_workload(words: list[str], key: str, value: object, capsys: pytest.CaptureFixture[str]) -> None:
     short = ["--num-prompts", "5"] + ([] if "--output-len" in words else ["--output-len", "20"])
     said = json_of(capsys, "run", "--policy", "vllm", "--workload", "burst-80", *short, *words)
     assert said[key] == value
-    changed = words[0] not in ("--kv-tokens", "--consume-rate")      # those that a workload says nothing about
-    assert (words[0] in said["workload"]) == changed
+    assert said["workload"].startswith("burst-80 --num-prompts 5")
+    assert said["workload"].endswith(" ".join(words)) or words[0] in ("--request-rate", "--output-len")
+    assert " ".join(words) in said["workload"]
 
 
 def test_compare_and_its_heading(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,10 +8,12 @@ from datetime import datetime
 from math import isinf, isnan
 
 MOST = 2**53                #: the largest number taken anywhere: above it, floats no longer count in ones
+LEAST_TPS = 1e-9            #: tokens per second: nobody reads one in 30 years, and sums of far longer times are no longer exact
 LONGEST_NAME = 1000         #: characters
 TICKS_PER_S = 10_000_000    #: of `utc_ticks`: Azure's clock counts in 100 ns
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(?:\.(\d{1,7}))?(?:\+00:00|Z)?", re.ASCII)
+_DIGITS = re.compile(r"[+-]?[0-9]+")
 _READER = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -44,6 +46,19 @@ def real(text: str) -> float:
     return value
 
 
+def number(text: str) -> float:
+    """A number as a flag gives it: inf and nan may be written, and whether they will do is for others to say."""
+    return float(text) if text.strip().lower().lstrip("+-") in ("inf", "infinity", "nan") else real(text.strip())
+
+
+def whole(text: str) -> int:
+    """A whole number of any sign, in digits, as a flag gives it."""
+    if not _DIGITS.fullmatch(text.strip()):
+        raise ValueError("is not a whole number")
+    real(text.strip())
+    return int(text)
+
+
 def zero_or_more(text: str) -> float:
     """A finite number, zero or above."""
     value = real(text)
@@ -57,6 +72,14 @@ def positive(text: str) -> float:
     value = real(text)
     if value <= 0:
         raise ValueError("must be above 0")
+    return value
+
+
+def tps(text: str) -> float:
+    """Tokens per second that a reader takes."""
+    value = positive(text)
+    if value < LEAST_TPS:
+        raise ValueError(f"must be at least {LEAST_TPS:g}")
     return value
 
 

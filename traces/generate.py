@@ -73,7 +73,7 @@ def _readers(consume_rate: float | str | None) -> Readers | None:
         return None
     if isinstance(consume_rate, str):
         return parse_rates("--consume-rate", consume_rate)
-    tps = options.positive("--consume-rate", consume_rate)
+    tps = options.tps("--consume-rate", consume_rate)
     return Readers(f"{tps:.12g}", (1.0,), (tps,))
 
 

@@ -26,7 +26,7 @@ def load_trace(path: str | os.PathLike[str]) -> Trace:
     without input or output tokens are failed requests: they are left out and counted in `Trace.dropped`. Anything else
     that cannot be used is a BadInput with the file, the line (the first is 1) and the reason.
     """
-    file = os.fspath(path)
+    file = _path(path)
     schema, given, dropped = _read(file, SCHEMAS)
     arrival_s = _seconds(schema, given.pop("arrival_s"))
     return make_trace(arrival_s, **given, source=Path(file).name, dropped=dropped)
@@ -34,8 +34,15 @@ def load_trace(path: str | os.PathLike[str]) -> Trace:
 
 def load_lengths(path: str | os.PathLike[str]) -> Ints:
     """Prompt and output tokens of every usable request, shape (n, 2), of a trace or of a file without arrivals."""
-    _, given, _ = _read(os.fspath(path), (*SCHEMAS, LENGTHS))
+    _, given, _ = _read(_path(path), (*SCHEMAS, LENGTHS))
     return np.column_stack([np.asarray(given["input_tokens"]), np.asarray(given["output_tokens"])]).astype(np.int64)
+
+
+def _path(path: str | os.PathLike[str]) -> str:
+    file = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+    if not isinstance(file, str):
+        raise BadInput("trace", shown(path), "is not the path of a file")
+    return file
 
 
 def _read(file: str, schemas: Sequence[Schema]) -> tuple[Schema, Lists, dict[str, int]]:

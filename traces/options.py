@@ -7,7 +7,7 @@ from typing import TypeGuard
 
 import numpy as np
 
-from traces.cells import MOST, shown
+from traces.cells import LEAST_TPS, MOST, shown
 from traces.errors import BadInput
 
 
@@ -30,6 +30,13 @@ def positive(option: str, value: object, *, infinite: bool = False) -> float:
     if _is_number(value) and (0 < value <= MOST or (infinite and value == inf)):
         return float(value)
     raise BadInput(option, shown(value), f"must be a number above 0, at most 2**53{', or inf' if infinite else ''}")
+
+
+def tps(option: str, value: object) -> float:
+    """Tokens per second that a reader takes."""
+    if _is_number(value) and LEAST_TPS <= value <= MOST:
+        return float(value)
+    raise BadInput(option, shown(value), f"must be a number from {LEAST_TPS:g} to 2**53")
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:

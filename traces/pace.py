@@ -27,21 +27,26 @@ Changes = tuple[tuple[int, float], ...]     #: (first token, tokens per second f
 
 @dataclass(frozen=True)
 class Pace:
-    """A rate that changes. ValueError when it is none: rates above 0, at least one change, tokens ascending from 1."""
+    """A rate that changes. ValueError when it is none: rates as `cells.tps`, at least one change, tokens ascending from 1."""
 
     tps: float
     changes: Changes
 
     def __post_init__(self) -> None:
-        tokens = [token for token, _ in self.changes]
-        if not tokens or tokens[0] < 1:
+        try:
+            tokens = [token for token, _ in self.changes]
+        except (TypeError, ValueError):
+            raise ValueError("changes must be pairs of a token and a rate") from None
+        if not all(_is_a((int, np.integer), token) and 1 <= token <= cells.MOST for token in tokens):
+            raise ValueError("tokens must be whole numbers from 1 to 2**53")
+        if not tokens:
             raise ValueError("must change at token 1 or later")
         for before, after in pairwise(tokens):
             if after <= before:
                 raise ValueError(f"tokens must ascend, {after} follows {before}")
         for tps in (self.tps, *(tps for _, tps in self.changes)):
-            if not 0 < tps <= cells.MOST:
-                raise ValueError(f"rates must be above 0 and at most 2**53, not {tps:g}")
+            if not (_is_a((int, float, np.number), tps) and cells.LEAST_TPS <= tps <= cells.MOST):
+                raise ValueError(f"rates must be numbers from {cells.LEAST_TPS:g} to 2**53, not {cells.shown(tps)}")
 
     def __str__(self) -> str:
         """The shortest text that reads back as this pace."""
@@ -49,13 +54,17 @@ class Pace:
         return "/".join((first, *(f"{tps}@{token}" for tps, (token, _) in zip(later, self.changes))))
 
 
+def _is_a(kinds: tuple[type, ...], value: object) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
 def parse(text: str) -> float | Pace:
     """A number, or a pace. ValueError has a reason that follows the text, as in `traces.cells`."""
     if "/" not in text:
-        return cells.positive(text)
+        return cells.tps(text)
     first, *later = (part.strip() for part in text.split("/"))
     try:
-        return Pace(_part(first, cells.positive), tuple(_change(part) for part in later))
+        return Pace(_part(first, cells.tps), tuple(_change(part) for part in later))
     except ValueError as error:
         raise ValueError(f"is not a pace: {error}") from None
 
@@ -64,7 +73,7 @@ def _change(text: str) -> tuple[int, float]:
     tps, at, token = (part.strip() for part in text.partition("@"))
     if not at:
         raise ValueError(f"{cells.shown(text)} must be written RATE@TOKEN")
-    return _part(token, _token, "token "), _part(tps, cells.positive)
+    return _part(token, _token, "token "), _part(tps, cells.tps)
 
 
 def _token(text: str) -> int:

@@ -83,7 +83,11 @@ class _JsonLines:
 
     def rows(self, wanted: Sequence[str]) -> Iterator[Row]:
         for line, found in self._objects:
-            yield line, [_cell(found.get(name)) for name in wanted]
+            values = [found.get(name) for name in wanted]
+            for name, value in zip(wanted, values):
+                if isinstance(value, (dict, list)):
+                    raise bad_line(self._path, line, f"column {name}: holds {'an object' if isinstance(value, dict) else 'a list'}")
+            yield line, list(map(_cell, values))
 
     def _read(self, lines: Iterator[str]) -> Iterator[tuple[int, dict[str, Any]]]:
         for line, text in enumerate(lines, 1):
@@ -115,4 +119,4 @@ def _cell(value: Any) -> str:
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
-    return "" if value is None else "{...}" if isinstance(value, dict) else "[...]"
+    return ""

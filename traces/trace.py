@@ -119,7 +119,7 @@ def make_trace(
 
     Values are copied, put in order of arrival (stable: ties keep their order) and made read-only. BadInput names the
     element when a number is not finite, beyond 2**53, or out of its range: arrivals zero or above, tokens whole and at
-    least 1, rates, weights and SLOs above 0; when lengths differ; and when there is no request at all.
+    least 1, rates at least 1e-9, weights and SLOs above 0; when lengths differ; and when there is no request at all.
     """
     where = source or "(no source)"
 
@@ -131,7 +131,7 @@ def make_trace(
         "arrival_s": _in_range(where, "arrival_s", _array(where, "arrival_s", arrival_s), "zero or above"),
         "input_tokens": _tokens(where, "input_tokens", input_tokens),
         "output_tokens": _tokens(where, "output_tokens", output_tokens),
-        "consume_tps": optional("consume_tps", first_tps),
+        "consume_tps": _at_least(where, "consume_tps", optional("consume_tps", first_tps), cells.LEAST_TPS),
         "rate_changes": rate_changes,
         "priority": np.nan_to_num(optional("priority", priority), nan=1.0),
         "ttft_slo_s": optional("ttft_slo_s", ttft_slo_s),
@@ -176,15 +176,16 @@ def _rates(where: str, values: Rates | None) -> tuple[npt.NDArray[Any], Names]:
     for i, value in enumerate(np.asarray(values, object).flat):
         try:
             rate = paces.parse(value) if isinstance(value, str) else value
-        except ValueError as error:
+            if isinstance(rate, paces.Pace):
+                tps[i], changes[i] = rate.tps, rate.changes
+            elif isinstance(rate, (int, float, np.number)) and not isinstance(rate, bool):
+                tps[i] = rate
+            else:
+                raise ValueError("must be a number or a pace")
+        except (ValueError, OverflowError) as error:
             place = f"{name}[{i}]" if array.ndim else name
-            raise BadInput("trace", where, f"{place}: {cells.shown(value)} {error}") from None
-        if isinstance(rate, paces.Pace):
-            tps[i], changes[i] = rate.tps, rate.changes
-        elif isinstance(rate, (int, float, np.number)):
-            tps[i] = rate
-        else:
-            raise BadInput("trace", where, f"{name} must be numbers or paces, got {cells.shown(value)}")
+            why = "is larger than 2**53" if isinstance(error, OverflowError) else error
+            raise BadInput("trace", where, f"{place}: {cells.shown(value)} {why}") from None
     return tps.reshape(array.shape), changes.reshape(array.shape)
 
 
@@ -198,6 +199,12 @@ def _in_range(where: str, name: str, array: npt.NDArray[Any], least: str, *, mis
     bad = low | (array > cells.MOST) | (np.isnan(array) & (not missing))
     _refuse(where, name, array, bad, f"must be {least}, finite and at most 2**53")
     return array.astype(np.float64)
+
+
+def _at_least(where: str, name: str, array: Floats, least: float) -> Floats:
+    """NaN passes."""
+    _refuse(where, name, array, array < least, f"must be at least {least:g}")
+    return array
 
 
 def _tokens(where: str, name: str, values: object) -> Ints:
@@ -220,10 +227,10 @@ def _names(where: str, name: str, values: object) -> Names:
     """Text each, without surrounding blanks."""
     array = _array(where, name, "" if values is None else values).astype(object)
     clean: dict[Any, str] = {}
+    for strange in (text for text in array.flat if not isinstance(text, str)):
+        raise BadInput("trace", where, f"{name}: {cells.shown(strange)} is not text")
     for text in set(array.flat):
         try:
-            if not isinstance(text, str):
-                raise ValueError("is not text")
             clean[text] = cells.name(text)
         except ValueError as error:
             raise BadInput("trace", where, f"{name}: {cells.shown(text)} {error}") from None
