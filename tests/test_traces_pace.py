@@ -111,6 +111,7 @@ def test_a_token_takes_what_its_segment_says(tokens: int, changes: dict[int, int
 
 
 def test_a_segment_that_takes_almost_for_ever_moves_no_token_before_it() -> None:
+    assert len(reading_s(20.0, ((100, 1e-18),), 0)) == 0
     due_s = reading_s(20.0, ((100, 1e-18),), 103)
     assert due_s[:100] == pytest.approx(np.arange(100) / 20)
     assert due_s[100:].tolist() == pytest.approx([5, 1e18, 2e18])
