@@ -130,6 +130,8 @@ def residency(axes: Axes, results: Results, where: str) -> None:
         told = result.timeline.columns()
         count: Floats = np.sum([told[column] for column in WHERE[where]], axis=0)
         start_s, end_s = told["start_s"], told["end_s"]
+        if not len(count):      # stopped before anyone came
+            continue
         first = np.arange(0, len(count), -(-len(count) // _POINTS))
         spans = np.add.reduceat(end_s - start_s, first)
         mean = np.add.reduceat(count * (end_s - start_s), first) / spans
@@ -165,6 +167,11 @@ def _one(plot: Callable[[Axes, Results], None]) -> Callable[[Results], Figure]:
     return figure
 
 
+def _ttft(results: Results) -> Figure | None:
+    served = any(len(_known(result.metrics.ttft_s)) for result in results.values())
+    return _one(ttft_cdf)(results) if served else None
+
+
 def _rebuffering(results: Results) -> Figure | None:
     read = any(len(_known(result.metrics.reading.rebuffer_s)) for result in results.values())
     return _one(rebuffer_cdf)(results) if read else None
@@ -172,7 +179,7 @@ def _rebuffering(results: Results) -> Figure | None:
 
 def _tokens(results: Results) -> Figure | None:
     ids = chosen_requests(results)
-    if not ids:
+    if not any(result.records.tokens[id] for result in results.values() for id in ids):
         return None
     figure = _figure(1.15 * len(results) + 0.6, results)
     panels = figure.subplots(len(results), len(ids), sharex="col", sharey="col", squeeze=False)
@@ -200,7 +207,7 @@ def _tokens(results: Results) -> Figure | None:
 
 
 def _requests(results: Results) -> Figure | None:
-    if any(result.timeline is None for result in results.values()):
+    if not all(result.timeline is not None and len(result.timeline.start_s) for result in results.values()):
         return None
     figure = _figure(5.2, results)
     panels = figure.subplots(len(WHERE), 1, sharex=True)
@@ -218,7 +225,7 @@ def _requests(results: Results) -> Figure | None:
 DRAWINGS: dict[str, tuple[str, str, Callable[[Results], Figure | None]]] = {
     "ttft": ("Time to first token", (
         "The share of requests that had their first token within so many seconds: further up and left is better, and beyond the "
-        "dashed line at 1.3 s people lose interest."), _one(ttft_cdf)),
+        "dashed line at 1.3 s people lose interest."), _ttft),
     "rebuffering": ("Rebuffering", (
         "The share of readers who sat before an empty buffer for no longer than that, all their stalls together: a line that "
         "begins at 100 % means that nobody's reading stalled."), _rebuffering),

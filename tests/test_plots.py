@@ -134,6 +134,12 @@ def test_a_single_policy_and_requests_without_readers_can_be_drawn() -> None:
         assert len(draw({"vllm": simulate("vllm", trace, timeline=True)})) >= 2
 
 
+def test_stopped_before_anyone_came_there_is_nothing_to_draw() -> None:
+    stopped = simulate("vllm", make_trace([10.0], 20, 5), timeline=True, until_s=5.0)
+    assert draw({"vllm": stopped}) == []
+    residency(Figure().add_subplot(), {"vllm": stopped}, "queued")
+
+
 def test_long_and_odd_labels_are_not_markup() -> None:
     trace = make_trace([0.0, 0.1], 20, 30)
     label = r"my_policy.py:Shortest_First[most=16,cost=$x^2$\frac,name='a<b>&c']"
