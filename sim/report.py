@@ -114,7 +114,7 @@ def page(results: Mapping[str, Result], drawings: Sequence[Drawing], commands: S
         *(_table({label: result.summary for label, result in results.items() if label in shown})
           for shown in pages(list(results), _WIDTH)),
         *(['<p class="soft">x0.63: the ratio to the first policy.</p>'] if len(results) > 1 else []),
-        "<h3>What the rows say</h3>",
+        "<h2>What the rows say</h2>",
         _terms([(term.name, term.means) for term in terms_of(_titles(results))]),
         *(["<h2>Figures</h2>", '<div class="figures">', *map(_figure, drawings), "</div>"] if drawings else []),
         "<h2>How far to trust this</h2>",
