@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import re
-import sys
 from collections.abc import Callable
 
 from rich.box import SIMPLE_HEAD
@@ -19,6 +17,7 @@ from . import cli_workloads
 from .cli_tables import plain_console
 from .hardware import fits, list_hardware, list_models, load_hardware, load_model, step_times
 from .policy_choice import arguments_of
+from .policy_texts import about
 
 
 def show(what: str) -> None:
@@ -42,13 +41,13 @@ def _policies() -> Table:
     for name, make in POLICIES.items():
         own = arguments_of(make)
         if isinstance(make, type):
-            about, arguments = inspect.getdoc(sys.modules[make.__module__]), ", ".join(map(str, own))
+            arguments = ", ".join(map(str, own))
         else:       # a variant of a class
             kind = type(make())
             plain = {argument.name: argument.default for argument in arguments_of(kind)}
             changed = ", ".join(str(argument) for argument in own if argument.default != plain[argument.name])
-            about, arguments = inspect.getdoc(make), f"of {kind.__name__}, with {changed}"
-        table.add_row(name, Text((about or "").split("\n\n")[0].replace("\n", " ")), Text(arguments))
+            arguments = f"of {kind.__name__}, with {changed}"
+        table.add_row(name, Text(about(make)), Text(arguments))
     return table
 
 

@@ -70,17 +70,20 @@ class Cut(Seeded):
     end: Annotated[float | None, _file("Leave out what arrives at this second or later", metavar="SECOND")] = None
     limit: Annotated[int | None, _file("At most so many requests", metavar="N")] = None
     time_scale: Annotated[float | None, _file("Multiply arrival times: 2 halves the rate", metavar="FACTOR")] = None
+    time_unit: Annotated[str | None, _file(
+        "Unit of time in a Mooncake or vLLM timed_trace file (default: what its fields and numbers say)", metavar="s|ms")] = None
     jitter_ties: Annotated[float | None, _file(
         "Spread requests with one time stamp over so many seconds: for clocks that tick coarsely", metavar="SECONDS")] = None
 
     def cuts(self) -> dict[str, Any]:
         """The flags that were given."""
-        return self._given("start", "end", "limit", "time_scale", "jitter_ties")
+        return self._given("start", "end", "limit", "time_scale", "time_unit", "jitter_ties")
 
     def read(self, file: str) -> Trace:
         """The trace in a file, with that done to it."""
         from traces import load_trace
-        trace, cuts = load_trace(file), self.cuts()
+        cuts = self.cuts()
+        trace = load_trace(file, cuts.pop("time_unit", None))
         if "jitter_ties" in cuts:       # on the file's own clock
             trace = trace.jitter_ties(cuts.pop("jitter_ties"), self.seed)
         named = {"start": "start_s", "end": "end_s", "limit": "limit", "time_scale": "time_scale"}
@@ -192,7 +195,7 @@ class Options(Drawn, Cut, Read):
             return trace if readers is None else with_rates(trace, readers, self.seed)
         if cut:
             name = next(iter(cut))
-            raise BadInput(_name(name), str(cut[name]), "cuts a trace: give --trace FILE as well")
+            raise BadInput(_name(name), str(cut[name]), "is for a trace from a file: give --trace FILE as well")
         if self.num_prompts is None and self.workload is None:
             hint = ("--num-prompts N" if drawn
                     else "--trace FILE, --workload NAME, or --num-prompts N to draw one (with --request-rate R: Poisson)")

@@ -110,7 +110,7 @@ def show(results: Mapping[str, Result], cpu_s: Mapping[str, float] | None = None
     for line in heading(next(iter(results.values()))):
         console.print(Text(line))
     summaries = {label: result.summary | ({"cpu_s": cpu_s[label]} if cpu_s else {}) for label, result in results.items()}
-    for page in _pages(list(summaries), console.width):
+    for page in pages(list(summaries), console.width):
         console.print(_table({label: summaries[label] for label in page}))
     if cpu_s:
         console.print(f"CPU of the whole process: {time.process_time():.2f} s")
@@ -125,18 +125,18 @@ def sections(summaries: Mapping[str, Summary]) -> list[list[tuple[str, list[list
             for section in (_readers(columns[0]), _ENGINE, _FATES, *cost)]
 
 
-def _pages(labels: list[str], width: int) -> list[list[str]]:
-    """The labels of each table."""
+def pages(labels: list[str], width: int) -> list[list[str]]:
+    """The labels of each table, so wide in characters; each begins with the first policy."""
     first, *others = labels
-    pages, left = [[first]], width - _TITLE_WIDTH - _label_width(first)
+    found, left = [[first]], width - _TITLE_WIDTH - _label_width(first)
     for label in others:
         need = _label_width(label) + _RATIO_WIDTH
-        if need > left and len(pages[-1]) > 1:
-            pages.append([first])
+        if need > left and len(found[-1]) > 1:
+            found.append([first])
             left = width - _TITLE_WIDTH - _label_width(first)
-        pages[-1].append(label)
+        found[-1].append(label)
         left -= need
-    return pages
+    return found
 
 
 def _label_width(label: str) -> int:

@@ -14,7 +14,7 @@ _LEGEND = """\
 in/out    mean tokens of prompt and output
 demand    output tokens/s; of a burst the KV of all requests at full length
 capacity  output tokens/s, KV pool full and nobody preempted; simulated, sglang
-          reaches 90 to 100 % of it at saturation, vllm 75 to 100 %
+          reaches about 85 to 100 % of it at saturation, vllm 75 to 100 %
 load      demand over capacity; of a burst its KV over the pool
 readers   rates of readers, at 20 tokens/s each, over capacity (TokenFlow's
           Eq. 6: below 1): of a burst all, else those who read at a time when

@@ -59,8 +59,8 @@ def capacity(machine: Machine, trace: Trace, requests: int) -> tuple[float, floa
     prompts ride in it; for j < 1 a share j of the steps carries one prompt. So capacity = B / (d + min(1, j) (x - d)), d the
     time of a step that only decodes, x of one with max(1, j) prompts in it.
 
-    It bounds what policies reach. Where memory is short, simulated saturation comes to 0.9 to 1 of it for `sglang`, which
-    keeps room for growth, and to 0.75 to 1 for `vllm`, which computes the KV of preempted requests again.
+    It bounds what policies reach. Where memory is short, simulated saturation comes to about 0.85 to 1 of it for `sglang`,
+    which keeps room for growth, and to 0.75 to 1 for `vllm`, which computes the KV of preempted requests again.
     """
     prompt, output = trace.input_tokens.astype(float), trace.output_tokens.astype(float)
     context = float((output * (prompt + output / 2)).sum() / output.sum())

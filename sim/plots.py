@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Results = Mapping[str, Result]
 
 # Okabe and Ito's colours, told apart by colour-blind readers as well, but for the yellow
-_COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#000000")
+_COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#000000", "#808080")
 _LINES, _MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D", "v", "P", "X")
 
 _WIDTH_IN, _DPI = 5.0, 200      # narrow: letters stay readable when a phone shows the whole width
@@ -49,6 +49,7 @@ _STALL: dict[str, Any] = {"facecolor": "#f7d9d0", "edgecolor": "#8c2d04", "linew
 #: what `residency` shows, by columns of the timeline
 WHERE = {"queued": ("queued",), "on the GPU": ("running", "paused"), "away": ("on_host", "loading", "evicting")}
 _POINTS = 256       # of a line over time
+_PANELS_PX = 400    # width of a row of panels, without labels, where a report shows it
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,14 @@ class Drawing:
 
 
 def styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Colour, line and marker of each policy; no two of the first 28 share line and marker."""
+    """Colour, line and marker of each policy; no two of the first 28 share line and marker.
+
+    Each line is narrower than the one before it, so that both are seen where one lies on the other.
+    """
     def nth(looks: tuple[str, ...], i: int) -> str:
         return looks[i % len(looks)]
-    return {label: {"color": nth(_COLOURS, i), "linestyle": nth(_LINES, i), "marker": nth(_MARKERS, i)}
+    return {label: {"color": nth(_COLOURS, i), "linestyle": nth(_LINES, i), "marker": nth(_MARKERS, i),
+                    "linewidth": max(3.2 * 0.82**i, 0.8)}
             for i, label in enumerate(labels)}
 
 
@@ -109,13 +114,18 @@ def rebuffer_cdf(axes: Axes, results: Results) -> None:
     _share(axes, "readers, %")
 
 
-def token_timelines(axes: Axes, result: Result, id: int, colour: str = _COLOURS[0]) -> None:
-    """Tokens of one request that are generated, and read, over time since it was sent; its reader's stalls are hatched."""
+def token_timelines(axes: Axes, result: Result, id: int, colour: str = _COLOURS[0], least_s: float = 0.0) -> None:
+    """Tokens of one request that are generated, and read, over time since it was sent; its reader's stalls are hatched.
+
+    Stalls less than `least_s` apart are one; what is shorter than that then is left out.
+    """
     sent_s, times_s = result.records.sent_s[id], result.token_times_s(id)
     taken_s, stalls = result.read_along(id)
     tokens = np.arange(len(times_s) + 1)
     if len(stalls):
-        spans = [(start_s - sent_s, end_s - start_s) for start_s, end_s in stalls.tolist()]
+        apart = stalls[1:, 0] - stalls[:-1, 1] >= least_s
+        starts, ends = stalls[np.append(True, apart), 0], stalls[np.append(apart, True), 1]
+        spans = [(start_s - sent_s, end_s - start_s) for start_s, end_s in zip(starts, ends) if end_s - start_s >= least_s]
         axes.broken_barh(spans, (0, 1), transform=axes.get_xaxis_transform(), zorder=0.6, **_STALL)
     axes.plot(np.append(0.0, times_s - sent_s), tokens, drawstyle="steps-post", label="generated", color=colour)
     axes.plot(np.append(0.0, taken_s - sent_s), tokens, drawstyle="steps-post", label="read", color="#333333", linestyle="--",
@@ -130,11 +140,13 @@ def residency(axes: Axes, results: Results, where: str) -> None:
         told = result.timeline.columns()
         count: Floats = np.sum([told[column] for column in WHERE[where]], axis=0)
         start_s, end_s = told["start_s"], told["end_s"]
+        if not len(count):      # stopped before anyone came
+            continue
         first = np.arange(0, len(count), -(-len(count) // _POINTS))
         spans = np.add.reduceat(end_s - start_s, first)
         mean = np.add.reduceat(count * (end_s - start_s), first) / spans
         _line(axes, results, label, start_s[first] + spans / 2, mean, clip_on=False)     # of a line at 0 half would be cut off
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, max(axes.get_ylim()[1], 1.0))
     axes.margins(x=0.02)
 
 
@@ -165,6 +177,11 @@ def _one(plot: Callable[[Axes, Results], None]) -> Callable[[Results], Figure]:
     return figure
 
 
+def _ttft(results: Results) -> Figure | None:
+    served = any(len(_known(result.metrics.ttft_s)) for result in results.values())
+    return _one(ttft_cdf)(results) if served else None
+
+
 def _rebuffering(results: Results) -> Figure | None:
     read = any(len(_known(result.metrics.reading.rebuffer_s)) for result in results.values())
     return _one(rebuffer_cdf)(results) if read else None
@@ -172,14 +189,15 @@ def _rebuffering(results: Results) -> Figure | None:
 
 def _tokens(results: Results) -> Figure | None:
     ids = chosen_requests(results)
-    if not ids:
+    if not any(result.records.tokens[id] for result in results.values() for id in ids):
         return None
     figure = _figure(1.15 * len(results) + 0.6, results)
     panels = figure.subplots(len(results), len(ids), sharex="col", sharey="col", squeeze=False)
     trace = next(iter(results.values())).trace
+    pixel_s = [len(ids) / _PANELS_PX * max(_read_s(result, id) for result in results.values()) for id in ids]
     for row, (label, look) in zip(panels, styles(results).items()):
-        for axes, id in zip(row, ids):
-            token_timelines(axes, results[label], id, look["color"])
+        for axes, id, least_s in zip(row, ids, pixel_s):
+            token_timelines(axes, results[label], id, look["color"], least_s)
         row[0].set_title(_wrapped(label, 55), loc="left", fontweight="bold", parse_math=False)
         row[0].set_ylabel("tokens")
     above = 6 + 12 * (panels[0][0].get_title("left").count("\n") + 1)
@@ -189,6 +207,7 @@ def _tokens(results: Results) -> Figure | None:
                        va="bottom", fontsize=8)
         first.set_ylim(bottom=0)
         first.set_xlim(left=0)
+        first.yaxis.get_major_locator().set_params(integer=True)
         first.yaxis.set_major_formatter(_thousands)
         last.set_xlabel("time since sent, s")
     from matplotlib.lines import Line2D
@@ -199,8 +218,14 @@ def _tokens(results: Results) -> Figure | None:
     return figure
 
 
+def _read_s(result: Result, id: int) -> float:
+    """Seconds from sending a request to its last token read."""
+    taken_s, _ = result.read_along(id)
+    return float(taken_s[-1] - result.records.sent_s[id]) if len(taken_s) else 0.0
+
+
 def _requests(results: Results) -> Figure | None:
-    if any(result.timeline is None for result in results.values()):
+    if not all(result.timeline is not None and len(result.timeline.start_s) for result in results.values()):
         return None
     figure = _figure(5.2, results)
     panels = figure.subplots(len(WHERE), 1, sharex=True)
@@ -218,13 +243,13 @@ def _requests(results: Results) -> Figure | None:
 DRAWINGS: dict[str, tuple[str, str, Callable[[Results], Figure | None]]] = {
     "ttft": ("Time to first token", (
         "The share of requests that had their first token within so many seconds: further up and left is better, and beyond the "
-        "dashed line at 1.3 s people lose interest."), _one(ttft_cdf)),
+        "dashed line at 1.3 s people lose interest (TokenFlow, section 2)."), _ttft),
     "rebuffering": ("Rebuffering", (
         "The share of readers who sat before an empty buffer for no longer than that, all their stalls together: a line that "
         "begins at 100 % means that nobody's reading stalled."), _rebuffering),
     "tokens": ("Generated and read", (
         "Tokens generated and tokens read of the same requests under each policy: the gap between the lines is the reader's "
-        "buffer, and where it is used up the reader stalls (hatched)."), _tokens),
+        "buffer, and where it is used up the reader stalls (hatched, unless it is too short to be seen)."), _tokens),
     "requests": ("Requests over time", (
         "Where the requests that are not yet served are: waiting without KV, on the GPU (computing or paused), or away on the "
         "host; the three panels add up to everyone in the system."), _requests),

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import platform
+import re
 import struct
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from .cli_tables import header, heading, sections
+from .cli_tables import Summary, header, heading, pages, sections
 from .plots import Drawing
+from .policy_texts import about_result
+from .report_terms import terms_of
 from .result import Result
 from .saving import version_of
 
 _PACKAGES = ("tokenflow-lab", "simpy", "numpy", "matplotlib")
+
+_WIDTH = 115        # of a table, in characters: what a desktop shows at once, and a sheet of paper holds
 
 # what holds of every report
 _CAVEATS = (
@@ -39,8 +44,14 @@ p { margin: .4rem 0 }
 ul { padding-left: 1.2rem }
 pre { margin: .4rem 0; padding: .6rem .8rem; background: var(--box); border-radius: 4px; font-size: .85rem;
   white-space: pre-wrap; overflow-wrap: anywhere }
+.flag { display: inline-block; max-width: 100%; vertical-align: top }
+dl { display: grid; grid-template-columns: minmax(8rem, max-content) 1fr; gap: .15rem 1rem; margin: .4rem 0; max-width: 62rem;
+  font-size: .9rem }
+dt { font-weight: 600 }
+dd { margin: 0 }
 .soft { color: var(--soft); font-size: .9rem }
-.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 4px }
+.hint { display: none }
+.scroll { margin-bottom: .8rem; overflow-x: auto; border: 1px solid var(--line); border-radius: 4px }
 table { border-collapse: separate; border-spacing: 0; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem .7rem; text-align: right; white-space: nowrap }
 th { font-weight: 600; vertical-align: bottom }
@@ -59,14 +70,18 @@ figcaption { margin-top: .4rem; font-size: .9rem; max-width: 34rem }
   table { font-size: .8rem }
   th, td { padding: .2rem .45rem }
   tbody th { white-space: normal; min-width: 7.5rem }
+  .hint { display: block }
+  dl { display: block }
+  dd { margin-bottom: .4rem }
 }
 @media print {
   :root { --text: #000000; --soft: #444444; --line: #bbbbbb; --page: #ffffff; --box: #f5f5f5 }
   body { max-width: none; padding: 0; font-size: .85rem }
   .scroll { overflow: visible; border: 0 }
+  .hint { display: none }
   table { font-size: .7rem }
   th, td { padding: .1rem .3rem }
-  figure, tr, pre { break-inside: avoid }
+  figure, table, pre, dd { break-inside: avoid }
   .figures { grid-template-columns: 1fr 1fr }
 }
 """
@@ -91,16 +106,22 @@ def page(results: Mapping[str, Result], drawings: Sequence[Drawing], commands: S
         "</head>",
         "<body>",
         f"<h1>{escape(title)}</h1>",
-        *(f"<p>{escape(line)}</p>" for line in heading(first)),
+        *(f"<p>{_flags(line)}</p>" for line in heading(first)),
+        "<h2>Policies</h2>" if len(results) > 1 else "<h2>Policy</h2>",
+        _terms([(label, about_result(label, result.policy).replace("`", "")) for label, result in results.items()]),
         "<h2>Results</h2>",
-        _table(results),
+        '<p class="soft hint">There is more to the right: scroll the table sideways.</p>',
+        *(_table({label: result.summary for label, result in results.items() if label in shown})
+          for shown in pages(list(results), _WIDTH)),
         *(['<p class="soft">x0.63: the ratio to the first policy.</p>'] if len(results) > 1 else []),
+        "<h2>What the rows say</h2>",
+        _terms([(term.name, term.means) for term in terms_of(_titles(results))]),
         *(["<h2>Figures</h2>", '<div class="figures">', *map(_figure, drawings), "</div>"] if drawings else []),
         "<h2>How far to trust this</h2>",
         "<ul>",
         *(f"<li>{escape(caveat)}</li>" for caveat in _CAVEATS),
         "</ul>",
-        *(["<h2>Run it again</h2>", *(f"<pre>{escape(command)}</pre>" for command in commands)] if commands else []),
+        *(["<h2>Run it again</h2>", *(f"<pre>{_flags(command)}</pre>" for command in commands)] if commands else []),
         f'<p class="soft">{escape(f"seed {seed}; " if seed is not None else "")}{escape(versions)}, '
         f"Python {escape(platform.python_version())}</p>",
         "</body>",
@@ -109,11 +130,26 @@ def page(results: Mapping[str, Result], drawings: Sequence[Drawing], commands: S
     ])
 
 
-def _table(results: Mapping[str, Result]) -> str:
+def _titles(results: Mapping[str, Result]) -> list[str]:
+    """Of all rows that the tables have."""
+    return [title for section in sections({label: result.summary for label, result in results.items()}) for title, _ in section]
+
+
+def _terms(said: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(["<dl>", *(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in said), "</dl>"])
+
+
+def _flags(command: str) -> str:
+    """The text, whose lines are broken between flags: each stays with its value."""
+    words, *flags = re.split(r" (?=--)", command)
+    return " ".join([escape(words), *(f'<span class="flag">{escape(flag)}</span>' for flag in flags)])
+
+
+def _table(summaries: Mapping[str, Summary]) -> str:
     """In a box of its own, which scrolls where the screen is narrow."""
-    labels = "".join(f'<th scope="col">{_broken(label)}</th>' for label in results)
+    labels = "".join(f'<th scope="col">{_broken(label)}</th>' for label in summaries)
     parts = []
-    for section in sections({label: result.summary for label, result in results.items()}):
+    for section in sections(summaries):
         rows = []
         for title, cells in section:
             kind = ' class="part"' if title.startswith(" ") else ""

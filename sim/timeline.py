@@ -45,7 +45,8 @@ class Timeline:
     `queued`: sent, without any KV (newcomers, and who was preempted to be recomputed), not computing. `running`: in the steps
     under way. `paused`: KV on the GPU, not in these steps. `on_host`: KV on the host only. `loading`, `evicting`: on the way.
     These six make up everyone in the system. `gpu_blocks`, `host_blocks`: KV blocks held, host copies of residents included;
-    what a step makes counts when the step is over. `*_bytes_per_s`: what the link carries, write-through included.
+    what a step makes counts from its beginning, as engines allocate. `*_bytes_per_s`: what the link carries, write-through
+    included.
     `*_backlog_s`: seconds until all queued copies are across.
     """
 
@@ -93,7 +94,9 @@ class Recorder:
         if engine.requests.n:       # stopped within a step
             engine.settle()
             rows = engine.requests.rows(np.array([id for id, _ in engine.prefill], np.int64))
-            self._look(engine, engine.env.now, np.concatenate((engine.decoders.rows, rows)), self._since_s)
+            chunk = np.array([tokens for _, tokens in engine.prefill], np.int64)
+            step = Run(self._since_s, np.array([engine.env.now]), engine.decoders.rows, rows, chunk, NOBODY)
+            self._look(engine, engine.env.now, step.rows, step.start_s, step)
         self._put()
         return Timeline(*self._bins.told())
 
@@ -106,10 +109,12 @@ class Recorder:
         written = engine.write_through.tokens / bs
         h2d, h2d_upto = self._h2d.rate(engine.h2d, 0.0, since_s, now_s)
         d2h, d2h_upto = self._d2h.rate(engine.d2h, written, since_s, now_s)
-        write, self._written = (written - self._written) / (now_s - began_s), written       # 0 without a step
+        # after the queued copies; a step that was stopped has not written all of its chunk
+        writes_s = max(began_s, min(engine.d2h.free_s, now_s))
+        write, self._written = _rate(written - self._written, now_s - writes_s, engine.d2h.block_s), written
 
         frees_s = np.array([engine.h2d.free_s, engine.d2h.free_s])
-        times = np.concatenate(([since_s, began_s, h2d_upto, d2h_upto], frees_s, moves.when_s, growth.when_s))
+        times = np.concatenate(([since_s, began_s, writes_s, h2d_upto, d2h_upto], frees_s, moves.when_s, growth.when_s))
         starts = np.unique(times[(times >= since_s) & (times < now_s)])
         table = np.zeros((len(starts), len(_LEVELS) + len(_RATES)))
         waits, resident, on_host, loading, evicting = moves.counts(engine, starts)
@@ -118,7 +123,7 @@ class Recorder:
         table[:, 6:8] = _blocks(engine, starts, moves, growth)
         table[:, _FALLING] = np.maximum(frees_s - starts[:, None], 0.0)
         table[:, -2] = np.where(starts < h2d_upto, h2d, 0.0)
-        table[:, -1] = np.where(starts < d2h_upto, d2h, 0.0) + np.where(starts >= began_s, write, 0.0)
+        table[:, -1] = np.where(starts < d2h_upto, d2h, 0.0) + np.where(starts >= writes_s, write, 0.0)
         table[:, -2:] *= bs * engine.machine.kv_token_bytes
         self._since_s = now_s
         self._pieces.append((starts, table))
@@ -162,7 +167,7 @@ class _Moves(NamedTuple):
 
 
 class _Growth(NamedTuple):
-    """Within a run: ends of its steps but the last, and the blocks that begin there on the GPU and on the host."""
+    """Within a run: when its steps begin, and the blocks that each of them takes on the GPU and on the host."""
 
     when_s: Floats
     on_gpu: Ints
@@ -170,14 +175,19 @@ class _Growth(NamedTuple):
 
     @classmethod
     def of(cls, engine: Engine, run: Run | None) -> _Growth:
-        if run is None or len(run.ends_s) == 1:
+        if run is None:
             return cls(np.empty(0), NOBODY, NOBODY)
         bs, computed = engine.machine.block_size, engine.requests.computed_tokens
-        steps = np.arange(len(run.ends_s) - 1)
+        steps = np.arange(len(run.ends_s))
         stored = np.intersect1d(run.decoding, engine.copies.rows, assume_unique=True)
         # a step begins a block of those whose KV filled the last one
         on_gpu, on_host = (np.bincount(-computed[rows] % bs, minlength=bs)[steps % bs] for rows in (run.decoding, stored))
-        return cls(run.ends_s[:-1], on_gpu, on_host)
+        if len(run.prefilling):
+            done = computed[run.prefilling]
+            taken = blocks_for(done + run.chunk, bs) - blocks_for(done, bs)
+            on_gpu[0] += taken.sum()
+            on_host[0] += taken[np.isin(run.prefilling, engine.copies.rows)].sum()
+        return cls(np.append(run.start_s, run.ends_s[:-1]), on_gpu, on_host)
 
 
 def _blocks(engine: Engine, starts: Floats, moves: _Moves, growth: _Growth) -> Ints:
@@ -194,6 +204,13 @@ def _blocks(engine: Engine, starts: Floats, moves: _Moves, growth: _Growth) -> I
     np.add.at(blocks[:, 1], step, growth.on_host)
     held: Ints = blocks[:-1].cumsum(axis=0)
     return held
+
+
+def _rate(blocks: float, spent_s: float, block_s: float) -> float:
+    """Blocks per second of so many within a time, which is no more than the link can carry."""
+    if spent_s <= 0:
+        return 0.0
+    return min(blocks / spent_s, 1 / block_s) if block_s else blocks / spent_s
 
 
 class _Traffic:
@@ -250,5 +267,5 @@ class Bins:
         """(start_s, end_s, means, maxima); the last bin ends with the last piece."""
         points = int(np.ceil(self._end_s / self.width_s))
         start_s = self.width_s * np.arange(points, dtype=np.float64)
-        end_s = np.append(start_s[1:], self._end_s)
+        end_s = np.append(start_s[1:], self._end_s) if points else start_s
         return start_s, end_s, self._sums[:points] / (end_s - start_s)[:, None], self._maxima[:points].copy()

@@ -41,7 +41,8 @@ def test_describe_shows_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     out = did(capsys, "trace describe m.jsonl.gz")
     assert max(map(len, out.splitlines())) <= 80
     assert "\x1b" not in out
-    assert out.startswith("80 requests, 10 rows with zero output tokens left out: m.jsonl.gz\n")
+    assert out.startswith("80 requests, 10 rows with zero output tokens left out: m.jsonl.gz (read as ")
+    assert "Mooncake, milliseconds)" in " ".join(out.split())
     assert re.search(r"span +44\.0 s, 1\.795 requests/s", out)
     assert re.search(r"CV of gaps +0\.29", out)
     assert re.search(r"gaps look like +weibull k=\d", out)
@@ -59,11 +60,18 @@ def test_describe_says_where_the_clock_is_coarse(capsys: pytest.CaptureFixture[s
 def test_describe_in_json_of_a_part(capsys: pytest.CaptureFixture[str]) -> None:
     said = json.loads(did(capsys, "trace describe m.jsonl.gz --start 10 --end 20 --json"))
     assert (said["requests"], said["dropped"]) == (18, {"zero output tokens": 10})
-    assert said["trace"] == "m.jsonl.gz --start 10 --end 20"
+    assert said["trace"] == "m.jsonl.gz (read as Mooncake, milliseconds) --start 10 --end 20"
     assert said["gap_fits"] is None
     assert set(said) == {"trace", "requests", "dropped", "span_s", "rate_per_s", "tied_gap_share", "gap_cv", "gap_cv_per_300s",
                          "peak_to_mean", "busiest_1200s", "input_tokens", "output_tokens", "input_output_spearman", "consume_tps",
                          "gap_fits"}
+
+
+def test_the_unit_of_time_can_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    did(capsys, "trace convert m.jsonl.gz seconds.csv --time-unit s --jitter-ties 1")
+    assert load_trace("seconds.csv").arrival_s[-1] == 44_500
+    said = json.loads(did(capsys, "run --policy vllm --trace m.jsonl.gz --time-unit ms --limit 3 --json"))
+    assert said["trace"] == "m.jsonl.gz (read as Mooncake, milliseconds) --limit 3"
 
 
 @pytest.mark.parametrize("out", ["mine.csv", "mine.csv.gz"])
@@ -146,6 +154,8 @@ BAD: list[tuple[str, str]] = [
     ("trace describe m.jsonl.gz --limit many", r"--limit: 'many': is not a whole number"),
     ("trace describe m.jsonl.gz --jitter-ties 0", r"--jitter-ties: 0.0: must be a number above 0"),
     ("trace describe m.jsonl.gz --jitter-ties 1 --seed -1", r"--seed: -1: must be a whole number from 0"),
+    ("trace describe m.jsonl.gz --time-unit us", r"--time-unit: 'us': must be s or ms"),
+    ("trace convert ticks.csv out.csv --time-unit ms", r"--time-unit: ms: ticks.csv is of the kind BurstGPT, whose unit"),
     ("trace convert m.jsonl.gz", r"OUT: tokenflow trace convert: is required"),
     ("trace convert m.jsonl.gz ticks.csv", r"output file: ticks.csv: exists; files are never overwritten"),
     ("trace convert m.jsonl.gz nowhere/out.csv", r"trace: nowhere/out.csv: cannot be written: no such file or directory"),
@@ -161,7 +171,7 @@ BAD: list[tuple[str, str]] = [
     ("run --num-prompts 3 --consume-rate 0.4:15,0.5:20", r"--consume-rate: '0.4:15,0.5:20': shares must add up to 1, not 0.9"),
     ("run --num-prompts 3 --consume-rate human", r"--consume-rate: 'human': 'human' is not a number; known are .*human-reading"),
     ("run --num-prompts 3 --jitter-ties 1", r"--num-prompts: 3: cannot be given together with --jitter-ties"),
-    ("run --jitter-ties 1", r"--jitter-ties: 1.0: cuts a trace: give --trace FILE as well"),
+    ("run --jitter-ties 1", r"--jitter-ties: 1.0: is for a trace from a file: give --trace FILE as well"),
     ("run --num-prompts 3 --output-len zipf:1", r"--output-len: 'zipf:1': must be written zipf:THETA:MAX"),
 ]
 

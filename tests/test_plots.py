@@ -6,6 +6,7 @@ import io
 import struct
 import subprocess
 import sys
+from itertools import pairwise
 from typing import Any
 
 import matplotlib
@@ -132,6 +133,63 @@ def test_the_same_results_give_the_same_bytes(results: dict[str, Result]) -> Non
 def test_a_single_policy_and_requests_without_readers_can_be_drawn() -> None:
     for trace in (make_trace([0.0], 20, 1), make_trace([0.0, 1.0], 20, 5, reader=[False, False])):
         assert len(draw({"vllm": simulate("vllm", trace, timeline=True)})) >= 2
+
+
+def test_counts_have_whole_ticks() -> None:
+    """Of requests and of tokens, however few."""
+    short = {"vllm": simulate("vllm", make_trace([0.0, 0.05], 20, 3), timeline=True)}
+    for name in ("tokens", "requests"):
+        _, _, drawn = DRAWINGS[name]
+        figure = drawn(short)
+        assert figure is not None
+        figure.canvas.draw()
+        for axes in figure.axes:
+            low, high = axes.get_ylim()
+            ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
+            assert len(ticks) >= 2, name
+            assert all(tick == int(tick) for tick in ticks), (name, ticks)
+
+
+def hatched(axes: Any) -> list[tuple[float, float]]:
+    boxes = [path.get_extents() for collection in axes.collections for path in collection.get_paths()]
+    return [(float(box.x0), float(box.x1)) for box in boxes]
+
+
+def test_stalls_too_short_to_be_seen_are_left_out(results: dict[str, Result]) -> None:
+    """Those that follow each other within a pixel are one."""
+    result = results["vllm"]
+    id = int(np.argmax(result.metrics.reading.rebuffers))
+    stalls = result.read_along(id)[1] - result.records.sent_s[id]
+    assert len(stalls) > 1
+    lasts, gaps = stalls[:, 1] - stalls[:, 0], stalls[1:, 0] - stalls[:-1, 1]
+    plain, cut, bridged = (Figure().add_subplot() for _ in range(3))
+    token_timelines(plain, result, id)
+    assert hatched(plain) == pytest.approx([pytest.approx(stall) for stall in stalls.tolist()])
+    least_s = (min(lasts) + max(lasts)) / 2
+    token_timelines(cut, result, id, least_s=least_s)
+    assert 0 < len(hatched(cut)) < len(stalls)
+    assert all(end - start >= least_s for start, end in hatched(cut))
+    token_timelines(bridged, result, id, least_s=float(max(gaps)) + 1e-6)
+    assert hatched(bridged) in ([], [pytest.approx((stalls[0, 0], stalls[-1, 1]))])
+
+
+def test_lines_that_lie_on_each_other_are_both_seen() -> None:
+    """Each is narrower than those before it, and drawn above them."""
+    widths = [look["linewidth"] for look in styles("abcdefgh").values()]
+    assert all(later < earlier for earlier, later in pairwise(widths))
+    assert widths[-1] >= 0.8
+    axes = Figure().add_subplot()
+    same = simulate("vllm", make_trace([0.0, 0.1], 20, 5))
+    ttft_cdf(axes, {"one": same, "other": same})
+    one, other = axes.get_lines()[:2]
+    assert (one.get_zorder(), axes.get_lines().index(one)) < (other.get_zorder(), axes.get_lines().index(other))
+    assert one.get_linewidth() >= 1.2 * other.get_linewidth()
+
+
+def test_stopped_before_anyone_came_there_is_nothing_to_draw() -> None:
+    stopped = simulate("vllm", make_trace([10.0], 20, 5), timeline=True, until_s=5.0)
+    assert draw({"vllm": stopped}) == []
+    residency(Figure().add_subplot(), {"vllm": stopped}, "queued")
 
 
 def test_long_and_odd_labels_are_not_markup() -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from builders import Rotate
 
+from policies import POLICIES
 from sim import Result, simulate
 from sim.cli_tables import sections
 from sim.plots import Drawing, draw
 from sim.report import page
+from sim.report_terms import TERMS
 from traces import generate
 
 pytestmark = pytest.mark.unaudited
@@ -101,6 +105,51 @@ def test_the_table_is_the_terminals(html: str, results: dict[str, Result]) -> No
         for title, cells in section:
             row = " ".join([title.strip(), *(cell for column in cells for cell in column if cell)])
             assert row in text, row
+
+
+def test_many_policies_stand_in_several_tables_that_begin_with_the_first(results: dict[str, Result]) -> None:
+    """None is wider than a sheet of paper."""
+    eight = {name: simulate(name, results["sglang"].trace, kv_tokens=3_000) for name in POLICIES}
+    tables = re.findall(r"<table>.*?</table>", page(eight, [], []), re.DOTALL)
+    heads = [[" ".join(re.split("<.*?>", label)) for label in re.findall(r'<th scope="col">(.*?)</th>', table)] for table in tables]
+    assert len(heads) > 1
+    assert all(head[0] == "sglang" for head in heads)
+    assert ["sglang", *(label for head in heads for label in head[1:])] == list(POLICIES)
+    for table, head in zip(tables, heads):
+        assert len(head) <= 6
+        for section in sections({label: eight[label].summary for label in head}):
+            for title, cells in section:
+                row = " ".join([title.strip(), *(cell for column in cells for cell in column if cell)])
+                assert row in " ".join(re.sub(r"<[^>]+>", " ", table).split()), row
+
+
+def test_every_row_and_every_policy_is_explained(results: dict[str, Result]) -> None:
+    limited = simulate("tokenflow", results["sglang"].trace, kv_tokens=3_000, goodput={"ttft": 1300.0}, until_s=3.0)
+    several = {"tokenflow": limited, "tokenflow-paper[gamma=3]": results["tokenflow"], "mine": replace(limited, policy=Rotate())}
+    titles = [title for section in sections({label: result.summary for label, result in several.items()}) for title, _ in section]
+    assert "goodput, requests/s" in titles
+    assert "  unfinished" in titles
+    for title in titles:
+        assert len([term for term in TERMS if title.startswith(term.rows)]) == 1, title
+    said = " ".join("".join(Reader(page(several, [], [])).text).split())
+    for term in TERMS:
+        assert term.means in said
+    assert "goodput" not in "".join(Reader(page({"vllm": results["sglang"]}, [], [])).text)
+    assert "1.3 s people lose interest (TokenFlow, arXiv 2510.02758, section 2)" in said
+    for text in ("preempt readers whose buffers are full", "The paper's text wherever", "A test policy: the emptiest buffers"):
+        assert text in said, text
+    assert "scroll" in said
+
+
+def test_commands_are_broken_between_flags_only(results: dict[str, Result]) -> None:
+    command = "tokenflow compare --workload burst-80 --output-len 'normal:5:<2>' --policies vllm,mine.py:A[x=--1] --json"
+    html = page(results, [], [command])
+    pre = html[html.index("<pre>") : html.index("</pre>")]
+    assert re.findall(r'<span class="flag">(.*?)</span>', pre) == [
+        "--workload burst-80", "--output-len &#x27;normal:5:&lt;2&gt;&#x27;", "--policies vllm,mine.py:A[x=--1]", "--json"]
+    assert '<span class="flag">--output-len normal:200:40</span>' in html, "in the heading as well"
+    assert "".join(Reader(pre + "</pre>").text) == command
+    assert re.search(r"\.flag \{[^}]*inline-block", html)
 
 
 def test_it_says_what_was_run_and_how_far_to_trust_it(html: str, results: dict[str, Result]) -> None:

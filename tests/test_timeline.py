@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from builders import Ask, Log, Rotate, machine, random_asks, random_machine, run_engine
 
 from policies import POLICIES
-from policies.api import Residency
+from policies.api import Residency, blocks_for
 from sim import simulate
 from sim.engine import Engine
 from sim.timeline import MOST_POINTS, SHORTEST_S, STATES, Bins, Recorder
@@ -45,10 +47,14 @@ class Seen:
             computing = len(run.rows) if run is not None and run.start_s <= env.now < run.ends_s[-1] else 0
             marked = np.zeros(q.n, np.bool_)
             marked[self.engine.copies.rows] = True
+            granted = np.zeros(q.n, np.int64)       # to the step under way
+            if computing:
+                computed = q.computed_tokens[run.rows]
+                granted[run.rows] = blocks_for(computed + run.tokens, kv.block_size) - blocks_for(computed, kv.block_size)
             self.rows[instant] = {
                 "queued": where[Residency.NONE], "running": computing, "paused": where[Residency.GPU] - computing,
                 "loading": where[Residency.LOADING], "on_host": where[Residency.HOST], "evicting": where[Residency.EVICTING],
-                "gpu_blocks": kv.total - kv.free, "host_blocks": kv.host_held(marked),
+                "gpu_blocks": kv.total - kv.free + granted.sum(), "host_blocks": kv.host_held(marked) + granted[marked].sum(),
                 "h2d_backlog_s": max(self.engine.h2d.free_s - env.now, 0.0),
                 "d2h_backlog_s": max(self.engine.d2h.free_s - env.now, 0.0)}
 
@@ -143,6 +149,48 @@ def test_asking_changes_nothing(name: str) -> None:
     assert {k: v for k, v in plain.summary.items() if k not in hidden} == {k: v for k, v in told.summary.items() if k not in hidden}
     for key in hidden:
         assert plain.summary[key] == pytest.approx(told.summary[key], rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["vllm", "sglang-chunked"])
+def test_memory_is_held_from_the_beginning_of_a_step(name: str) -> None:
+    """Engines allocate before the step: a prompt holds its blocks while it is prefilled."""
+    trace = make_trace([0.0], 2000, 20)
+    result = simulate(name, trace, timeline=True)
+    told = result.timeline.columns()
+    during = told["end_s"] < result.metrics.ttft_s[0]
+    assert during.sum() > 10
+    assert (told["gpu_blocks"][during] == 125).all()
+    stopped = simulate(name, trace, timeline=True, until_s=float(result.metrics.ttft_s[0]) / 2).timeline.columns()
+    assert stopped["gpu_blocks"].min() == 125
+
+
+@pytest.mark.parametrize(("duplex", "believed_link"), [(1.0, 1.0), (0.6, 1.0), (0.6, 3.0)])
+@pytest.mark.parametrize("name", ["tokenflow", "rotate"])
+def test_no_link_carries_more_than_its_rate(name: str, duplex: float, believed_link: float) -> None:
+    """Write-through waits for queued copies, and shares with the other direction; so does what is drawn of it."""
+    busy = 0
+    for seed in range(8):
+        rng = np.random.default_rng([11, seed])
+        asks = random_asks(rng, 14, prompt=300, output=40, rate=20.0)
+        on = replace(random_machine(rng, asks, tight=True), duplex_h2d=duplex, duplex_d2h=duplex, believed_link=believed_link)
+        for stop_s in (inf, 0.4, 1.3):
+            recorder = Recorder()
+            engine = run_engine(asks, MAKERS[name](), on, watch=recorder, stop_s=stop_s).engine
+            told = recorder.timeline(engine).columns()
+            for link, rate in (("h2d", on.h2d_bytes_per_s), ("d2h", on.d2h_bytes_per_s)):
+                assert told[f"{link}_bytes_per_s"].max(initial=0) <= rate * (1 + 1e-9), (seed, stop_s, link)
+                busy += (told[f"{link}_bytes_per_s"] > 0.9 * rate).sum()
+                if stop_s == inf:
+                    carried = (told[f"{link}_bytes_per_s"] * (told["end_s"] - told["start_s"])).sum()
+                    blocks = carried / (on.block_size * on.kv_token_bytes)
+                    assert blocks == pytest.approx(getattr(engine, link).blocks, rel=1e-6, abs=1e-6)
+    assert busy > 50
+
+
+def test_stopped_before_anyone_came_there_are_no_points() -> None:
+    told = simulate("vllm", make_trace([10.0], 30, 20), timeline=True, until_s=5.0).timeline
+    assert {len(column) for column in told.columns().values()} == {0}
+    assert len(told.frame) == 0
 
 
 def test_stopped_half_way_it_goes_on_to_the_stop() -> None:

@@ -25,9 +25,20 @@ def test_rate_cv_and_ties_by_hand() -> None:
     assert said["gap_cv"] == pytest.approx(np.std([1, 0, 3]) / (4 / 3))
     assert said["input_output_spearman"] == pytest.approx(-1)
     assert said["gap_cv_per_300s"] is None
-    assert said["peak_to_mean"] == {"1s": 2.0, "10s": None, "60s": None}
+    assert said["peak_to_mean"] == {"1s": pytest.approx(2 / (3 / 4)), "10s": None, "60s": None}, "the last second is not whole"
     assert said["busiest_1200s"] is None
     assert said["consume_tps"] is None
+
+
+def test_no_peak_over_one_or_two_bins() -> None:
+    assert describe(make_trace([0, 30, 85], 1, 1))["peak_to_mean"]["60s"] is None
+    assert describe(make_trace([0, 30, 125], 1, 1))["peak_to_mean"] == {"1s": pytest.approx(62.5), "10s": 6.0, "60s": None}
+
+
+@given(at_s=st.lists(st.floats(0, 500), min_size=1, max_size=20))
+def test_a_peak_is_not_below_the_mean(at_s: list[float]) -> None:
+    for peak in describe(make_trace(at_s, 1, 1))["peak_to_mean"].values():
+        assert peak is None or peak >= 1
 
 
 def test_lengths_and_rates() -> None:

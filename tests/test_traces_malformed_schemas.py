@@ -23,9 +23,10 @@ HEADERS: dict[str, tuple[str, list[str]]] = {
     "Vidur": ("arrived_at,num_prefill_tokens,num_decode_tokens", ["0.5", "10", "20"]),
     "timed_trace": ("timestamp,input_length,output_length", ["0.5", "10", "20"]),
     "Mooncake": ("timestamp,input_length,output_length,hash_ids", ["27482", "10", "20", "[46, 47]"]),
+    "timed_trace, JSON lines": ("timestamp,input_length,output_length", ["0.5", "10", "20"]),
     "Bailian": ("timestamp,input_length,output_length,chat_id", ["61.114", "10", "20", "159"]),
 }
-JSON_LINES = ("Mooncake", "Bailian")
+JSON_LINES = ("Mooncake", "Bailian", "timed_trace, JSON lines")
 BAD_CELLS = {"": "is empty", "-1": "is negative", "NaN": "is NaN", "Infinity": "is infinite", "soon": "is not a number",
              "1e999": "is larger than 2**53", "1_0": "is not a number"}
 BAD_COUNTS = {"2.5": "is not a whole number", "9007199254740994": "is larger than 2**53"}
@@ -135,7 +136,7 @@ def test_json_lines_of_another_kind(tmp_path: Path, first: str) -> None:
     path.write_text("\n" + first + "\n")
     message = refused(path)
     assert "other.jsonl, line 2: no known schema" in message
-    assert "Mooncake (timestamp, input_length, output_length)" in message
+    assert "Mooncake (hash_ids, timestamp, input_length, output_length)" in message
 
 
 fuzzed = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -175,7 +176,7 @@ def test_any_bytes(tmp_path: Path, kind: str, edits: list[tuple[float, int, byte
 
 json_values = st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=4),
                            lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2))
-names = st.sampled_from(["timestamp", "input_length", "output_length", "session_id", "chat_id", "type"])
+names = st.sampled_from(["timestamp", "input_length", "output_length", "session_id", "hash_ids", "chat_id", "type"])
 
 
 @given(objects=st.lists(st.dictionaries(names, json_values) | json_values, min_size=1, max_size=3))

@@ -110,6 +110,13 @@ def test_a_token_takes_what_its_segment_says(tokens: int, changes: dict[int, int
     assert mean.tolist() == pytest.approx([float(tokens / sum(Fraction(1, r) for r in rate)), 3.0], rel=1e-14)
 
 
+def test_a_segment_that_takes_almost_for_ever_moves_no_token_before_it() -> None:
+    assert len(reading_s(20.0, ((100, 1e-18),), 0)) == 0
+    due_s = reading_s(20.0, ((100, 1e-18),), 103)
+    assert due_s[:100] == pytest.approx(np.arange(100) / 20)
+    assert due_s[100:].tolist() == pytest.approx([5, 1e18, 2e18])
+
+
 # ---- in a trace
 
 def test_a_trace_keeps_first_rate_and_changes_apart() -> None:

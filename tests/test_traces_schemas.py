@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from traces import Trace, load_trace, make_trace, write_trace
+from traces import BadInput, Trace, load_trace, make_trace, write_trace
 from traces.load import load_lengths
 from traces.schemas import SCHEMAS
 
@@ -52,6 +52,8 @@ WRITTEN: dict[str, Callable[[Requests], str]] = {
         [[seconds(t), "", 1.5, "", i, o, i + o, ""] for t, i, o in r], order=[7, 5, 3, 1, 0, 2, 4, 6]),
     "Vidur": lambda r: csv_text("arrived_at,num_prefill_tokens,num_decode_tokens", [[seconds(t), i, o] for t, i, o in r]),
     "vLLM timed_trace": lambda r: csv_text("timestamp,input_length,output_length", [[seconds(t), i, o] for t, i, o in r]),
+    "vLLM timed_trace, JSON lines": lambda r: jsonl([
+        {"timestamp": t / 1000, "input_length": i, "output_length": o} for t, i, o in r]),
     "Qwen-Bailian": lambda r: jsonl([
         {"chat_id": n, "parent_chat_id": -1, "timestamp": t / 1000, "input_length": i, "output_length": o, "turn": 1}
         for n, (t, i, o) in enumerate(r)]),
@@ -128,18 +130,51 @@ def test_burstgpt_tells_model_session_and_kind_of_request(tmp_path: Path) -> Non
 
 
 def test_json_lines_have_fields_in_any_order_and_some_of_their_own(tmp_path: Path) -> None:
-    text = ('\ufeff{"output_length": 6, "timestamp": 1500, "input_length": 5}\n\n'
+    text = ('\ufeff{"output_length": 6, "hash_ids": [], "timestamp": 1500, "input_length": 5}\n\n'
             '{"timestamp": 1.25e3, "input_length": "7", "output_length": 8.0, "session_id": "a", "x": {"y": [null, true]}}\r\n'
-            '{"session_id": null, "timestamp": 2500.5, "input_length": 9, "output_length": 10}')
+            '{"session_id": null, "timestamp": 2501, "input_length": 9, "output_length": 10}')
     trace = load_trace(write(tmp_path, text))
-    assert trace.arrival_s.tolist() == [1.25, 1.5, 2.5005]
+    assert trace.arrival_s.tolist() == [1.25, 1.5, 2.501]
     assert trace.input_tokens.tolist() == [7, 5, 9]
     assert trace.session.tolist() == ["a", "", ""]
 
 
-def test_a_chat_id_tells_seconds_from_milliseconds(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stamps", "hash_ids", "unit", "arrival_s", "read_as"), [
+    ([0, 2500], [1], None, [0, 2.5], "Mooncake, milliseconds"),
+    ([0, "2500.0"], [], None, [0, 2.5], "Mooncake, milliseconds"),
+    ([0, 2.5], [1], None, [0, 2.5], "vLLM timed_trace, seconds"),
+    ([0, 2.5], None, None, [0, 2.5], "vLLM timed_trace, seconds"),
+    ([0, 25], None, None, [0, 25], "vLLM timed_trace, seconds"),
+    ([0, 25], [1], "s", [0, 25], "Mooncake, seconds"),
+    ([0, 25.5], [1], "ms", [0, 0.0255], "Mooncake, milliseconds"),
+    ([0, 25], None, "ms", [0, 0.025], "vLLM timed_trace, milliseconds"),
+])
+def test_hash_ids_and_whole_numbers_are_milliseconds(
+    tmp_path: Path, stamps: list[Any], hash_ids: list[int] | None, unit: str | None, arrival_s: list[float], read_as: str
+) -> None:
+    """vLLM's timed_trace has Mooncake's fields, in seconds: a trace a thousand times too fast is another trace."""
+    more = {} if hash_ids is None else {"hash_ids": hash_ids}
+    text = jsonl([{"timestamp": stamp, "input_length": 2, "output_length": 3, **more} for stamp in stamps])
+    trace = load_trace(write(tmp_path, text), unit)
+    assert trace.arrival_s.tolist() == arrival_s
+    assert trace.source == f"trace (read as {read_as})"
+
+
+def test_the_unit_of_a_csv_file_in_vllms_columns(tmp_path: Path) -> None:
+    path = write(tmp_path, csv_text("timestamp,input_length,output_length", [[0, 2, 3], [25, 2, 3]]))
+    assert load_trace(path).arrival_s.tolist() == [0, 25]
+    assert load_trace(path, time_unit="ms").arrival_s.tolist() == [0, 0.025]
+
+
+@pytest.mark.parametrize(("unit", "reason"), [
+    ("h", "must be s or ms"), ("s", "trace is of the kind Azure LLM inference, whose unit")])
+def test_a_unit_that_cannot_be(tmp_path: Path, unit: str, reason: str) -> None:
+    with pytest.raises(BadInput, match=rf"^--time-unit: .*{reason}"):
+        load_trace(write(tmp_path, WRITTEN["Azure LLM inference"](REQUESTS)), unit)
+
+
+def test_a_chat_id_means_seconds(tmp_path: Path) -> None:
     request = {"timestamp": 61.114, "input_length": 2, "output_length": 3}
-    assert load_trace(write(tmp_path, jsonl([request]))).arrival_s.tolist() == [0.061114]
     bailian = load_trace(write(tmp_path, jsonl([request | {"chat_id": 159, "type": "search"}])))
     assert bailian.arrival_s.tolist() == [61.114]
     assert bailian.klass.tolist() == ["search"]

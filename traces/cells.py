@@ -94,20 +94,10 @@ def count(text: str) -> int:
 
 
 def seconds_from_ms(text: str) -> float:
-    """Positive milliseconds as the float nearest to so many seconds."""
-    return positive(_thousandth(text))
-
-
-def time_from_ms(text: str) -> float:
-    """Milliseconds, zero or above, as the float nearest to so many seconds."""
-    return zero_or_more(_thousandth(text))
-
-
-def _thousandth(text: str) -> str:
-    """With its decimal point moved, so that nothing is rounded twice."""
+    """Positive milliseconds as the float nearest to so many seconds: the decimal point is moved, and nothing rounded twice."""
     finite(text)
     digits, _, exponent = text.lower().partition("e")
-    return f"{digits}e{int(exponent or 0) - 3}"
+    return positive(f"{digits}e{int(exponent or 0) - 3}")
 
 
 def utc_ticks(text: str) -> int:

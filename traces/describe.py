@@ -12,6 +12,7 @@ from traces.trace import Floats, Ints, Trace
 WINDOW_S = 300.0                #: of the CV that is given per window
 LEAST_GAPS = 10                 #: in a window, for its CV to mean something
 BINS_S = (1, 10, 60)            #: of peak over mean
+LEAST_BINS = 3                  #: of one width, whole ones, for that to mean something
 BUSIEST_S, GRID_S = 1200, 10    #: length of the busiest stretch, and the multiples of which it begins at one
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99)
 
@@ -57,12 +58,14 @@ def _cv_per_window(at_s: Floats) -> Numbers | None:
 
 
 def _peak_to_mean(at_s: Floats, width_s: float) -> float | None:
-    """Requests in the fullest bin over those in a mean one."""
-    since_s = at_s - at_s[0]
-    if since_s[-1] < width_s:
+    """Requests in the fullest bin over those in a mean one; of the span only whole bins count."""
+    bin = (at_s - at_s[0]) // width_s
+    whole = bin[-1]
+    if whole < LEAST_BINS:
         return None
-    fullest = np.unique(since_s // width_s, return_counts=True)[1].max()
-    return float(fullest / (len(at_s) * width_s / since_s[-1]))
+    inside = bin[bin < whole]
+    fullest = np.unique(inside, return_counts=True)[1].max()
+    return float(fullest * whole / len(inside))
 
 
 def _busiest(trace: Trace) -> Numbers | None:

@@ -12,24 +12,39 @@ import numpy as np
 from traces.cells import shown
 from traces.errors import BadInput
 from traces.rows import bad_line
-from traces.schemas import LENGTHS, SCHEMAS, Column, Schema, Value, recognise
+from traces.schemas import LENGTHS, SCHEMAS, Column, Schema, Value, by_stamps, recognise
 from traces.tables import Table, open_table
 from traces.trace import Floats, Ints, Trace, make_trace
 
 Lists = dict[str, list[Any]]    #: of values, by argument of `make_trace`
 
+UNITS = {"s": 1, "ms": 1000}    #: of time, in a second
 
-def load_trace(path: str | os.PathLike[str]) -> Trace:
+
+def load_trace(path: str | os.PathLike[str], time_unit: str | None = None) -> Trace:
     """The trace in a CSV or JSON lines file, plain or gzipped, of any schema in `traces.schemas`, which its column names tell.
 
     Times are seconds: as they stand in the file, but from the first request where the file gives dates (Azure). Rows
     without input or output tokens are failed requests: they are left out and counted in `Trace.dropped`. Anything else
     that cannot be used is a BadInput with the file, the line (the first is 1) and the reason.
+
+    `time_unit`, "s" or "ms", is for Mooncake's and vLLM's files, where it is not always plain; what they were read as
+    stands in `Trace.source`.
     """
+    if time_unit is not None and time_unit not in UNITS:
+        raise BadInput("--time-unit", repr(time_unit), "must be s or ms")
     file = _path(path)
     schema, given, dropped = _read(file, SCHEMAS)
-    arrival_s = _seconds(schema, given.pop("arrival_s"))
-    return make_trace(arrival_s, **given, source=Path(file).name, dropped=dropped)
+    stamps = given.pop("arrival_s")
+    if time_unit is None:
+        schema = by_stamps(schema, stamps)
+    ticks_per_s, source = schema.ticks_per_s, Path(file).name
+    if schema.any_unit:
+        ticks_per_s = UNITS[time_unit] if time_unit else ticks_per_s
+        source += f" (read as {schema.name}, {'milliseconds' if ticks_per_s == 1000 else 'seconds'})"
+    elif time_unit:
+        raise BadInput("--time-unit", time_unit, f"{file} is of the kind {schema.name}, whose unit of time is known")
+    return make_trace(_since(stamps, schema.from_first) / ticks_per_s, **given, source=source, dropped=dropped)
 
 
 def load_lengths(path: str | os.PathLike[str]) -> Ints:
@@ -90,8 +105,8 @@ def _value(file: str, line: int, column: Column, cell: str) -> Value:
     return column.empty
 
 
-def _seconds(schema: Schema, ticks: list[int] | list[float]) -> Floats:
-    """Arrivals in seconds; integer ticks stay exact until the one division."""
+def _since(ticks: list[int] | list[float], from_first: bool) -> Floats | Ints:
+    """Arrivals as the file counts them, or from the first; integer ticks stay exact."""
     clock = np.asarray(ticks)
-    seconds: Floats = (clock - clock.min() if schema.from_first else clock) / schema.ticks_per_s
-    return seconds
+    since: Floats | Ints = clock - clock.min() if from_first else clock
+    return since

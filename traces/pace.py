@@ -112,7 +112,7 @@ def joined(tps: Floats, changes: Objects) -> list[float | Pace]:
 def reading_s(tps: float, changes: Changes, tokens: int) -> Floats:
     """Seconds from taking up token 0 until token j is due, shape (tokens,)."""
     start, rate, length = _segments(tps, changes, tokens)
-    since_s = (length / rate).cumsum() - length / rate
+    since_s = np.append(0.0, (length / rate).cumsum())[: len(length)]
     due_s: Floats = np.repeat(since_s, length) + (np.arange(tokens) - np.repeat(start, length)) / np.repeat(rate, length)
     return due_s
 

@@ -28,6 +28,7 @@ class Schema:
     name: str
     columns: tuple[Column, ...]
     ticks_per_s: int = 1            #: unit of the arrival column
+    any_unit: bool = False          #: some files of this kind have another: `load_trace(time_unit=)` comes first
     from_first: bool = False        #: arrivals are counted from the first request kept; else they are taken as they are
     jsonl: bool = False             #: an object a line; else CSV
     marks: tuple[str, ...] = ()     #: further columns that tell a file of this kind, and are not read
@@ -89,22 +90,30 @@ _TIMED = (
     Column("input_length", "input_tokens", cells.count),
     Column("output_length", "output_tokens", cells.count),
 )
-TIMED_TRACE = Schema("vLLM timed_trace", _TIMED)    # `vllm bench serve --dataset-name timed_trace`; seconds, its default
+TIMED_CSV = Schema("vLLM timed_trace", _TIMED, any_unit=True)
 BAILIAN = Schema(
     "Qwen-Bailian",     # github.com/alibaba-edu/qwen-bailian-usagetraces-anon: Mooncake's fields, but seconds
     (*_TIMED, Column("type", "klass", cells.name, empty="")),
     jsonl=True,
     marks=("chat_id",),
 )
-MOONCAKE = Schema(
-    "Mooncake",         # github.com/kvcache-ai/Mooncake; milliseconds. session_id is AIPerf's
-    (Column("timestamp", "arrival_s", cells.time_from_ms), *_TIMED[1:], Column("session_id", "session", cells.name, empty="")),
+_IN_SESSIONS = (*_TIMED, Column("session_id", "session", cells.name, empty=""))     # AIPerf's column
+MOONCAKE = Schema("Mooncake", _IN_SESSIONS, 1000, any_unit=True, jsonl=True, marks=("hash_ids",))   # github.com/kvcache-ai/Mooncake
+TIMED_TRACE = Schema(
+    "vLLM timed_trace",     # `vllm bench serve --dataset-name timed_trace`; seconds unless --timed-trace-sec-multiplier is given
+    _IN_SESSIONS,
+    any_unit=True,
     jsonl=True,
 )
-SCHEMAS = (OURS, AZURE, BURSTGPT, VIDUR, TIMED_TRACE, BAILIAN, MOONCAKE)
+SCHEMAS = (OURS, AZURE, BURSTGPT, VIDUR, TIMED_CSV, BAILIAN, MOONCAKE, TIMED_TRACE)
 
 #: prompts and outputs without a clock: no trace, but something to draw lengths from
 LENGTHS = Schema("lengths", OURS.columns[1:3])
+
+
+def by_stamps(schema: Schema, stamps: Sequence[float]) -> Schema:
+    """Mooncake and vLLM share their fields: hash_ids and whole numbers are Mooncake's milliseconds, a fraction means seconds."""
+    return TIMED_TRACE if schema is MOONCAKE and any(stamp % 1 for stamp in stamps) else schema
 
 
 def recognise(found: Sequence[str], jsonl: bool = False, schemas: Sequence[Schema] = SCHEMAS) -> Schema:
