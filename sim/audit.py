@@ -21,9 +21,10 @@ from policies.api import HOLDS_BLOCKS, NOBODY, Bools, Floats, Ints, Plan, Reside
 from .audit_links import Traffic, links_broken, writing_broken
 from .audit_readers import Followed
 from .counters import Counters
-from .engine import Engine, Run, Watch
+from .engine import Engine, Watch
 from .records import Fate, Records
 from .requests import Requests
+from .run import Run
 
 _TIME_S = 1e-9      # clocks that were summed in another order differ by less
 _READ_S = 1e-7      # and so do readers who were followed token by token

@@ -8,8 +8,9 @@ from math import inf
 
 from policies.api import Floats
 
-from .engine import Engine, Run
+from .engine import Engine
 from .machine import Machine
+from .run import Run
 
 _WAYS = ("h2d", "d2h")
 _SAME_S = 1e-6

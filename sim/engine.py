@@ -8,7 +8,6 @@ is asked again.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from math import inf
 from typing import Any, Protocol
 
@@ -26,6 +25,7 @@ from .kv_cache import KVCache
 from .link import host_links, take_across
 from .machine import Machine
 from .requests import Requests
+from .run import Run
 from .step_clock import StepClock
 from .write_through import WriteThrough
 
@@ -38,34 +38,6 @@ class Watch(Protocol):
     def decided(self, engine: Engine, view: View, plan: Plan) -> None: ...
 
     def ran(self, engine: Engine, run: Run) -> None: ...
-
-
-@dataclass(slots=True)
-class Run:
-    """Consecutive steps of one batch; with a prefill beside or instead of decodes it is a single step."""
-
-    start_s: float
-    ends_s: Floats                  #: of each step
-    decoding: Ints                  #: rows that put out one token in each step
-    prefilling: Ints                #: rows that compute a chunk of their prompts
-    chunk: Ints                     #: its tokens
-    completing: Ints                #: those of `prefilling` that put out a token
-    unwritten: Floats | None = None     #: tokens without a host copy afterwards, of those written through, where followed
-
-    @property
-    def rows(self) -> Ints:
-        """Everyone who computes."""
-        return np.concatenate((self.decoding, self.prefilling))
-
-    @property
-    def tokens(self) -> Ints:
-        """What each of `rows` computes in each step."""
-        return np.concatenate((np.ones(len(self.decoding), np.int64), self.chunk))
-
-    @property
-    def speakers(self) -> Ints:
-        """Rows that put out one token in each step."""
-        return np.concatenate((self.decoding, self.completing))
 
 
 class Engine:

@@ -16,7 +16,8 @@ import numpy as np
 
 from policies.api import NOBODY, Floats, Ints, Plan, Residency, View, blocks_for
 
-from .engine import Engine, Run, Watch
+from .engine import Engine, Watch
+from .run import Run
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -12,11 +12,12 @@ import numpy as np
 import simpy
 
 from policies.api import NOBODY, Event, Ints, Plan, Policy, Residency, View, blocks_for, host_blocks_held
-from sim.engine import Engine, Run
+from sim.engine import Engine
 from sim.errors import Wedged
 from sim.latency import LatencyModel
 from sim.machine import Machine
 from sim.records import Fate, Records
+from sim.run import Run
 from traces.pace import Changes
 
 FAST = LatencyModel(weights_s=5e-3, token_s=3e-5, kv_token_s=4e-8, pair_s=2e-10, seq_s=1e-5, knee=4.0, host_s=1e-3)

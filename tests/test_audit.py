@@ -14,8 +14,9 @@ from policies import Vllm
 from policies.api import Plan, Residency, View
 from sim import simulate
 from sim.audit import DECISION, END, RUN, STATE, Audit, InvariantBroken, check_records
-from sim.engine import Engine, Run
+from sim.engine import Engine
 from sim.records import Fate, Records
+from sim.run import Run
 from traces import make_trace
 
 pytestmark = pytest.mark.unaudited

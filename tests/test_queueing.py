@@ -7,7 +7,8 @@ import pytest
 from builders import EVEN, FAST, Ask, Log, machine, run_engine
 
 from policies import Vllm
-from sim.engine import Engine, Run
+from sim.engine import Engine
+from sim.run import Run
 
 STEP_S = EVEN.step_s(1, 0, 0, 1)
 

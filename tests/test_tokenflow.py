@@ -15,10 +15,11 @@ from policies import POLICIES, TokenFlow
 from policies.api import Plan, Residency, View, blocks_for
 from policies.scene import Scene
 from sim.beliefs import Beliefs
-from sim.engine import Engine, Run
+from sim.engine import Engine
 from sim.hardware import build_machine
 from sim.latency import LatencyModel
 from sim.machine import Machine
+from sim.run import Run
 from sim.workloads import workload
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from policies.api import Plan, Residency, View
-from sim.engine import Run
+from sim.run import Run
 
 NEAR_S = 1e-6
 _INTS = ("id", "prompt_tokens", "output_tokens", "max_tokens", "computed_tokens", "residency", "preemptions", "reader")
