@@ -1,21 +1,19 @@
 """The command `tokenflow`: parses, calls `sim.simulate`, shows and keeps what comes back.
 
-Parsing only says what to do; it is done afterwards, so that every error comes out in one place: one line, exit code 2.
 Heavy imports wait until a command needs them.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .cli_options import CompareOptions, DemoOptions, Job, Options, RunOptions, with_flags
+from .cli_app import Job, run_app
+from .cli_options import CompareOptions, DemoOptions, Options, RunOptions, with_flags
 from .cli_trace import app as trace_app
 
 if TYPE_CHECKING:
@@ -25,22 +23,12 @@ if TYPE_CHECKING:
     from .policy_choice import Choice
     from .result import Result
 
-OK, BAD_INPUT, INTERRUPTED = 0, 2, 130
-
 app = typer.Typer(name="tokenflow", add_completion=False, pretty_exceptions_enable=False, no_args_is_help=False)
-_UsageError: type[Exception] = typer.BadParameter.__bases__[0]      # typer's own click or the one beside it, by version
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (without the program's name); returns the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        job = app(_one_goodput(words) or ["--help"], prog_name="tokenflow", standalone_mode=False)
-    except _UsageError as error:
-        return _fail(_usage(error), "--debug" in words)
-    if not callable(job):
-        return int(job or OK)
-    return _do(job, "--debug" in words)
+    return run_app(app, "tokenflow", _one_goodput(list(sys.argv[1:] if argv is None else argv)))
 
 
 def _one_goodput(words: list[str]) -> list[str]:
@@ -52,44 +40,6 @@ def _one_goodput(words: list[str]) -> list[str]:
         else:
             joined.append(word)
     return joined
-
-
-def _do(job: Job, debug: bool) -> int:
-    from traces import BadInput
-    try:
-        job()
-        if sys.stdout is not None:      # closed before we began
-            sys.stdout.flush()
-    except BadInput as error:
-        return _fail(str(error), debug)
-    except KeyboardInterrupt:
-        print("tokenflow: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:             # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:            # files are read and written elsewhere, with their own errors
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _fail(f"output: {error.filename or 'standard output'}: {error.strerror or error}", debug)
-    return OK
-
-
-def _fail(line: str, debug: bool) -> int:
-    if debug:
-        traceback.print_exc()
-    print(f"tokenflow: {line}", file=sys.stderr)
-    return BAD_INPUT
-
-
-def _usage(error: Exception) -> str:
-    """What is wrong with the command line itself, as `what: where: why`."""
-    context, option = getattr(error, "ctx", None), getattr(error, "param", None)
-    where = context.command_path if context else "command line"
-    what = getattr(error, "option_name", "command line")
-    if option is not None:
-        what = option.metavar if option.param_type_name == "argument" else "/".join(option.opts)
-    why = str(getattr(error, "message", "") or "") or "is required"
-    near = getattr(error, "possibilities", None)
-    return " ".join(f"{what}: {where}: {why}{f' Did you mean {sorted(near)[0]}?' if near else ''}".split())
 
 
 # ---- commands

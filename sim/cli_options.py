@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from .cli_app import Job
+
 if TYPE_CHECKING:
     from traces import Trace
     from traces.consumption import Readers
@@ -26,8 +28,6 @@ _NUMBERS: dict[Any, tuple[Callable[[str], float], str]] = {int: _WHOLE, int | No
 DEBUG = "Show where in the code an error comes from"
 
 _SET_BY_WORKLOAD = ("hardware", "model", "mem_fraction")       # of the machine
-
-Job = Callable[[], None]
 
 
 def _flag(panel: str, help: str, *names: str, metavar: str | None = None) -> Any:

@@ -85,7 +85,7 @@ def _machine(hardware: Machine | str | Path, model: str | Path, policy: Policy,
     from .hardware import build_machine, manifest
     if options.get("max_num_batched_tokens") is None and hasattr(policy, "engine_step_tokens"):
         options = options | {"max_num_batched_tokens": policy.engine_step_tokens}
-    overridden = {name: options.get(name) for name in ("host_s", "link")}
+    overridden = {name: options.get(name) for name in ("host_s", "link", "mem_fraction", "kv_tokens")}
     return build_machine(hardware, model, **options), manifest(hardware, model, **overridden)
 
 

@@ -54,3 +54,4 @@ class StepTimes(Strict):
     date: str = ""
     fit_error: FitError | None = None
     geometry: ModelGeometry | None = None   #: of a model that the package does not know
+    kv_tokens: Count | None = None          #: KV pool of the engine that was profiled, its null block included
