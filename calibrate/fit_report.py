@@ -47,13 +47,11 @@ def error_lines(tables: Mapping[str, Errors], title: str) -> list[str]:
 
 
 def doubts(fit: Fit) -> list[str]:
-    """What the rows cannot tell, or hardly: a line for each term, and for the host time."""
+    """What the rows cannot tell, or hardly: a line for each term."""
     said = list(fit.unidentified)
     for name, value, (low, high) in zip(PARAMETERS, fit.parameters, fit.intervals):
         if high - low > 2 * _NARROW * value:
             said.append(f"{name}: hardly told by these rows")
-    if not fit.host.measured:
-        said.append(f"host time and weights_s: a step shows only their sum; host time {fit.host.status.split(':')[0]}")
     return said
 
 
@@ -86,6 +84,8 @@ def _lines(fit: Fit) -> Iterator[str]:
     for line in failures(table, fit.relative):
         yield from wrapped(line)
     said = doubts(fit)
+    if not fit.host.measured:
+        said.append(f"host time and weights_s: a step shows only their sum; host time {fit.host.status.split(':')[0]}")
     if said:
         yield ""
         yield "what these rows do not tell"

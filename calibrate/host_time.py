@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from traces import BadInput
+
 from .tables import StepTable
 
 #: of engines as they are (vLLM's V1 and SGLang), where nobody measured it
@@ -29,11 +31,15 @@ class HostTime:
 
 
 def host_time(table: StepTable, given_s: float | None = None) -> HostTime:
-    """As the samples timed it; else what the user gave; else none is in the table and the usual is assumed beside it.
+    """What the user gave; else as the samples timed it; else none is in the table and the usual is assumed beside it.
 
     Of samples it is that of the steps with fewest requests: what it grows by from there on is part of the model's time per request.
     """
     if given_s is not None:
+        shortest_s = float(table.seconds.min())
+        if not 0 <= given_s < shortest_s:
+            raise BadInput("--host-time-ms", f"{1e3 * given_s:g}", (
+                f"must be zero or more, and less than the {1e3 * shortest_s:g} ms that the shortest step takes"))
         return HostTime(given_s, given_s, given_s, given_s, "given by the user, as part of the measured latencies")
     if table.host_s is None:
         return HostTime(ASSUMED_S, ASSUMED_LOW_S, ASSUMED_HIGH_S, 0.0, ASSUMED)

@@ -29,7 +29,7 @@ from .step_times import StepTimes
 from .strict_json import Count, NotNegative, Positive, Strict, Text, read
 
 __all__ = ["Hardware", "ModelGeometry", "build_machine", "fits", "list_hardware", "list_models", "load_hardware", "load_model",
-           "manifest", "step_times"]
+           "manifest", "pool_tokens", "step_times"]
 
 #: vLLM keeps block 0 of the pool for padding; no request ever holds it
 _NULL_BLOCKS = 1
@@ -222,7 +222,10 @@ def manifest(hardware: str | Path | Hardware, model: str | Path, *, host_s: floa
     if _is_scaled(profile, model):
         said["scaling_error"] = ERROR
     if times.fit_error is not None:
-        said |= {f"fit_{name}": value for name, value in times.fit_error.model_dump().items() if name != "rows"}
+        errors = times.fit_error.model_dump(exclude={"rows"}, exclude_none=True)
+        said |= {f"fit_{name}": value for name, value in errors.items()}
+    if times.untold:
+        said["fit_untold"] = "; ".join(times.untold)
     return said
 
 
@@ -239,6 +242,14 @@ def step_times(profile: Hardware, model: str | Path) -> tuple[ModelGeometry, Ste
     if profile.models[source].status.startswith("estimated"):
         status += ", itself an estimate"
     return geometry, scaled(profile.models[source], known[source], geometry, status)
+
+
+def pool_tokens(profile: Hardware, model: str | Path, block_size: int = 16) -> int:
+    """Tokens of KV that requests can hold beside the model's weights, in the share of memory that engines take by default."""
+    geometry = _geometry(profile, model)
+    taken = geometry.weight_bytes + _reserve_bytes(profile, geometry)
+    blocks = _pool_blocks(profile, geometry, taken, _MEM_FRACTION, block_size, f"{model} on {profile.name}")
+    return (blocks - _NULL_BLOCKS) * block_size
 
 
 def fits(profile: Hardware, model: str | Path) -> bool:

@@ -50,4 +50,5 @@ def scaled(times: StepTimes, source: ModelGeometry, target: ModelGeometry, statu
         seq_s=old.seq_s * (layers * target.kv_heads / source.kv_heads),
         knee=old.knee,
     )
-    return times.model_copy(update={"latency": new, "status": status, "fit_error": None, "geometry": target, "kv_tokens": None})
+    return times.model_copy(update={"latency": new, "status": status, "fit_error": None, "intervals_90": None, "untold": (),
+                                    "geometry": target, "kv_tokens": None})
