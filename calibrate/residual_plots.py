@@ -32,6 +32,8 @@ def residual_plots(table: StepTable, predicted_s: Floats, title: str) -> bytes:
                                 (axes[1, 1], seqs, "requests in the step")):
             _residuals(place, table, x, predicted_s / table.seconds - 1, label)
         axes[0, 0].legend(loc="upper left", frameon=False)
+        if np.abs(predicted_s / table.seconds - 1).max() > _CLIP_PCT / 100:
+            title += f" (errors beyond {_CLIP_PCT:g} % drawn at the edge)"
         text = figure.suptitle(title, fontsize=10)
         text.set_parse_math(False)
         return as_png(figure)

@@ -99,10 +99,10 @@ def of_samples(fit: Fit, folder: Path) -> Origin:
                 "measured: what the engine left of its share of memory beside weights and KV")}
     link = read_link(folder, name) if on_gpu else None
     known = fact("model") in list_models() and load_model(facts["model"]).kv_token_bytes == geometry.kv_token_bytes
-    how = "CUDA graphs" if facts.get("cuda_graphs") else "eager"
+    how = [str(facts.get("dtype")), *(["CUDA graphs" if facts.get("cuda_graphs") else "eager"] if on_gpu else [])]
     return Origin(machine | ({} if link is None else {"link": link}), fact("model"), {
         "engine": "vLLM", "engine_version": str(facts.get("vllm") or "not said"), "date": str(facts.get("date") or ""),
-        "source": f"tokenflow-calibrate profile on {name}: {facts.get('dtype')}, {how}, {facts.get('attention_backend')}, "
+        "source": f"tokenflow-calibrate profile on {name}: {', '.join(how)}, {facts.get('attention_backend')}, "
         f"weights {facts.get('load_format')}",
         **({} if known else {"geometry": geometry.model_dump()}), "kv_tokens": pool})
 
@@ -170,8 +170,8 @@ def _usual(gpu: str, memory_bytes: int, source: str) -> dict[str, Any]:
         "gpu": {"name": gpu, "memory_bytes": memory_bytes, "source": source},
         "kv_layout": "contiguous",
         "defaults": {"max_num_seqs": seats, "max_num_batched_tokens": tokens, "rule": "vLLM's API server defaults by GPU memory"},
-        "reserve_bytes": 1_000_000_000 if large else 450_000_000,
-        "reserve_source": "estimated: activations and CUDA graphs of an 8B model",
+        "reserve_bytes": 1_000_000_000 if large else 450_000_000 if memory_bytes else 0,
+        "reserve_source": "estimated: activations and CUDA graphs of an 8B model" if memory_bytes else "none: no GPU memory",
     }
 
 
