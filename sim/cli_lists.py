@@ -58,7 +58,7 @@ def _hardware() -> Table:
     for name in list_hardware():
         profile = load_hardware(name)
         models = "\n".join(f"{model} ({_first_clause(times.status)})" for model, times in profile.models.items())
-        link = f"{profile.link.h2d_bytes_per_s / 1e9:.1f} GB/s; {profile.link.status.split(':')[0]}"
+        link = f"{profile.link.h2d_bytes_per_s / 1e9:.1f} GB/s; {profile.link.status.split(':')[0]}" if profile.link else "absent"
         table.add_row(name, profile.gpu.name.removeprefix("NVIDIA "), f"{profile.gpu.memory_bytes / 2**30:.0f} GiB", models, link)
     return table
 

@@ -30,16 +30,19 @@ from .step_times import StepTimes
 from .strict_json import Count, NotNegative, Positive, Strict, Text, read
 
 __all__ = ["Hardware", "ModelGeometry", "build_machine", "fits", "list_hardware", "list_models", "load_hardware", "load_model",
-           "manifest", "step_times"]
+           "manifest", "pool_tokens", "step_times"]
 
 #: vLLM keeps block 0 of the pool for padding; no request ever holds it
 _NULL_BLOCKS = 1
+
+_MEM_FRACTION = 0.9     # vLLM's default
+_NO_LINK = "absent: no host tier, whoever is preempted is computed anew"
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
 class Gpu(Strict):
     name: Text
-    memory_bytes: Count
+    memory_bytes: Annotated[int, Field(ge=0)]   #: 0: none, or not known; the pool is measured or given then
     source: Text
 
 
@@ -84,7 +87,7 @@ class Hardware(Strict):
 
     name: Text
     gpu: Gpu
-    link: HostLink
+    link: HostLink | None = None    #: None: no host tier
     kv_layout: Literal["contiguous", "per-layer"] = "contiguous"    #: per-layer: K and V of each layer are copied on their own
     defaults: EngineDefaults
     reserve_bytes: NotNegative      #: activations and CUDA graphs, inside the memory fraction as vLLM's is
@@ -125,7 +128,7 @@ def build_machine(
     hardware: str | Path | Hardware,
     model: str | Path,
     *,
-    mem_fraction: float = 0.9,
+    mem_fraction: float | None = None,
     kv_tokens: int | None = None,
     host_kv_tokens: int | None = None,
     block_size: int = 16,
@@ -139,8 +142,9 @@ def build_machine(
     """The machine that runs `model` (a name, or the path of a Hugging Face config.json) on `hardware`.
 
     `mem_fraction`: weights + reserve + KV over GPU memory, as vLLM's gpu_memory_utilization and SGLang's
-    mem_fraction_static mean it. `kv_tokens` replaces what follows from it: the figure a server logs as "GPU KV cache size",
-    null block included; weights and reserve must fit all the same. `host_kv_tokens`: the host pool, by default twice the
+    mem_fraction_static mean it; by default the pool is the one that the profiled engine had, if the profile says, else 0.9 counts.
+    `kv_tokens` replaces what follows from it: the figure a server logs as "GPU KV cache size", null block included; weights and
+    reserve must fit all the same. `host_kv_tokens`: the host pool, by default twice the
     usable GPU pool; 0 is no host tier. `link`: "oracle" (copies take no time), "none" (no host tier) or GB/s each way.
     `believed_*`: what the policy believes, as multiples of the truth. The rest replaces the profile's own values.
     """
@@ -150,13 +154,20 @@ def build_machine(
     block = _whole("block_size", block_size, where)
     taken = geometry.weight_bytes + _reserve_bytes(profile, geometry)
     _must_fit(profile, geometry, taken, block, where)
-    pool = (_pool_blocks(profile, geometry, taken, mem_fraction, block, where) if kv_tokens is None
-            else _given_blocks(kv_tokens, block, where))
+    if kv_tokens is None and mem_fraction is None:
+        kv_tokens = times.kv_tokens
+    pool = (_pool_blocks(profile, geometry, taken, _MEM_FRACTION if mem_fraction is None else mem_fraction, block, where)
+            if kv_tokens is None else _given_blocks(kv_tokens, block, where))
     usable = pool - _NULL_BLOCKS
     defaults, pcie = profile.defaults, profile.link
     chosen = None if link is None else link_choice(link, where)
     if chosen is NONE and host_kv_tokens:
         raise BadInput("host_kv_tokens", where, f"{host_kv_tokens} tokens, but link none means no host tier")
+    if pcie is None and chosen is None:
+        if host_kv_tokens:
+            why = f"{host_kv_tokens} tokens, but this hardware has no link to host memory; give link"
+            raise BadInput("host_kv_tokens", where, why)
+        host_kv_tokens = 0
     step_tokens = (defaults.max_num_batched_tokens if max_num_batched_tokens is None
                    else _whole("max_num_batched_tokens", max_num_batched_tokens, where))
     seats = min(defaults.max_num_seqs, step_tokens) if max_num_seqs is None else _whole("max_num_seqs", max_num_seqs, where)
@@ -170,24 +181,23 @@ def build_machine(
         kv_token_bytes=float(geometry.kv_token_bytes),
         max_seqs=seats,
         max_step_tokens=step_tokens,
-        h2d_bytes_per_s=pcie.h2d_bytes_per_s,
-        d2h_bytes_per_s=pcie.d2h_bytes_per_s,
-        duplex_h2d=pcie.duplex_h2d,
-        duplex_d2h=pcie.duplex_d2h,
-        copy_overhead_s=pcie.copy_overhead_s,
         copies_per_block=1 if profile.kv_layout == "contiguous" else 2 * geometry.layers,
         write_share=profile.write_share,
         believed_step=_positive("believed_step", believed_step, where),
         believed_link=_positive("believed_link", believed_link, where),
     )
+    if pcie is not None:
+        machine = replace(machine, h2d_bytes_per_s=pcie.h2d_bytes_per_s, d2h_bytes_per_s=pcie.d2h_bytes_per_s,
+                          duplex_h2d=pcie.duplex_h2d, duplex_d2h=pcie.duplex_d2h, copy_overhead_s=pcie.copy_overhead_s)
     return replace(machine, **chosen.machine) if chosen else machine
 
 
 def manifest(hardware: str | Path | Hardware, model: str | Path, *, host_s: float | None = None,
-             link: str | float | None = None) -> dict[str, str | float]:
+             link: str | float | None = None, mem_fraction: float | None = None,
+             kv_tokens: int | None = None) -> dict[str, str | float]:
     """What a result must say about its machine: flat, every estimate named as one.
 
-    `host_s`, `link`: what the user gave `build_machine`, if anything; it replaced the profile's own.
+    All but the first two: what the user gave `build_machine`, if anything; it replaced the profile's own.
     """
     profile = hardware if isinstance(hardware, Hardware) else load_hardware(hardware)
     geometry, times = step_times(profile, model)
@@ -205,15 +215,20 @@ def manifest(hardware: str | Path | Hardware, model: str | Path, *, host_s: floa
         "latency_source": f"{times.engine} {times.engine_version}: {times.source}{licence}",
         "host_s": host.value if host_s is None else host_s,
         "host_s_status": f"{host.status}; range {host.low:g} to {host.high:g} s" if host_s is None else "set by the user",
-        "link_status": chosen.status if chosen else profile.link.status,
+        "link_status": chosen.status if chosen else profile.link.status if profile.link else _NO_LINK,
         "reserve_status": reserve,
     }
-    if chosen is None or chosen.keeps_duplex:
+    if profile.link and (chosen is None or chosen.keeps_duplex):
         said["link_duplex_status"] = profile.link.duplex_status
+    if times.kv_tokens is not None and mem_fraction is None and kv_tokens is None:
+        said["kv_pool_status"] = f"measured: {times.kv_tokens} tokens in the profiled engine"
     if _is_scaled(profile, model):
         said["scaling_error"] = ERROR
     if times.fit_error is not None:
-        said |= {f"fit_{name}": value for name, value in times.fit_error.model_dump().items() if name != "rows"}
+        errors = times.fit_error.model_dump(exclude={"rows"}, exclude_none=True)
+        said |= {f"fit_{name}": value for name, value in errors.items()}
+    if times.untold:
+        said["fit_untold"] = "; ".join(times.untold)
     return said
 
 
@@ -230,6 +245,14 @@ def step_times(profile: Hardware, model: str | Path) -> tuple[ModelGeometry, Ste
     if profile.models[source].status.startswith("estimated"):
         status += ", itself an estimate"
     return geometry, scaled(profile.models[source], known[source], geometry, status)
+
+
+def pool_tokens(profile: Hardware, model: str | Path, block_size: int = 16) -> int:
+    """Tokens of KV that requests can hold beside the model's weights, in the share of memory that engines take by default."""
+    geometry = _geometry(profile, model)
+    taken = geometry.weight_bytes + _reserve_bytes(profile, geometry)
+    blocks = _pool_blocks(profile, geometry, taken, _MEM_FRACTION, block_size, f"{model} on {profile.name}")
+    return (blocks - _NULL_BLOCKS) * block_size
 
 
 def fits(profile: Hardware, model: str | Path) -> bool:
@@ -266,7 +289,7 @@ def _reserve_bytes(profile: Hardware, geometry: ModelGeometry) -> float:
 
 def _must_fit(profile: Hardware, geometry: ModelGeometry, taken: float, block: int, where: str) -> None:
     need, memory = _least_bytes(geometry, taken, block), profile.gpu.memory_bytes
-    if need > memory:
+    if need > memory > 0:
         raise BadInput("GPU memory", where, (
             f"weights ({geometry.weight_bytes / 1e9:.1f} GB), reserve ({(taken - geometry.weight_bytes) / 1e9:.1f}) and two KV "
             f"blocks need {need / 1e9:.1f} of {memory / 1e9:.1f} GB: it does not fit on this GPU at all"))
@@ -282,6 +305,8 @@ def _pool_blocks(profile: Hardware, geometry: ModelGeometry, taken: float, mem_f
     if not (_is_number(mem_fraction) and 0 < mem_fraction <= 1):
         raise BadInput("mem_fraction", where, f"must lie in (0, 1], got {mem_fraction}")
     memory = profile.gpu.memory_bytes
+    if not memory:
+        raise BadInput("kv_tokens", where, "the profile knows no GPU memory to divide: the KV pool must be given")
     blocks = int((mem_fraction * memory - taken) // (block * geometry.kv_token_bytes))
     if blocks > _NULL_BLOCKS:
         return blocks

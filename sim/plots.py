@@ -164,9 +164,9 @@ def chosen_requests(results: Results) -> list[int]:
 
 def draw(results: Results) -> list[Drawing]:
     """Every figure that the results have something for. The caller's matplotlib settings neither matter nor change."""
-    with _own_look():
+    with own_look():
         made = [(name, title, caption, figure(results)) for name, (title, caption, figure) in DRAWINGS.items()]
-        return [Drawing(name, title, caption, _png(figure)) for name, title, caption, figure in made if figure is not None]
+        return [Drawing(name, title, caption, as_png(figure)) for name, title, caption, figure in made if figure is not None]
 
 
 def _one(plot: Callable[[Axes, Results], None]) -> Callable[[Results], Figure]:
@@ -312,14 +312,14 @@ def _wrapped(label: str, width: int = 40) -> str:
     return "\n".join(lines) or " "
 
 
-def _png(figure: Figure) -> bytes:
+def as_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
 @contextmanager
-def _own_look() -> Iterator[None]:
+def own_look() -> Iterator[None]:
     """Matplotlib's defaults and ours, for a while; what it says of caches and fonts is for nobody here."""
     log = logging.getLogger("matplotlib")
     level = log.level

@@ -26,7 +26,7 @@ LAYER_S = 42e-6
 
 #: mean |scaled / fitted - 1| from Llama-3-8B to these, H200, one prompt of 128 to 8,192 tokens or 1 to 256 requests that decode
 #: on contexts of 256 to 2,048. The H200 gave `LAYER_S` too; on an L40S, which did not, it is 1.5 % for Qwen2.5-7B
-MAPE_PCT = {"qwen2.5-7b": 1.7, "qwen2.5-32b": 3.1}
+MAPE_PCT = {"qwen2.5-7b": 1.6, "qwen2.5-32b": 2.9}
 ERROR = (f"mean {' and '.join(map(str, MAPE_PCT.values()))} % where it is known: from llama3-8b on h200 to "
          f"{' and '.join(MAPE_PCT)}; unchecked here")
 
@@ -50,4 +50,5 @@ def scaled(times: StepTimes, source: ModelGeometry, target: ModelGeometry, statu
         seq_s=old.seq_s * (layers * target.kv_heads / source.kv_heads),
         knee=old.knee,
     )
-    return times.model_copy(update={"latency": new, "status": status, "fit_error": None, "geometry": target})
+    return times.model_copy(update={"latency": new, "status": status, "fit_error": None, "intervals_90": None, "untold": (),
+                                    "geometry": target, "kv_tokens": None})

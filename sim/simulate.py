@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import simpy
@@ -24,19 +24,24 @@ from .records import Fate, Records
 from .result import Result, name_of
 from .timeline import Recorder
 
+if TYPE_CHECKING:
+    from .hardware import Hardware
+
 Progress = Callable[[int, int, float], None]    # requests done, requests in all, simulated seconds
 
 DEFAULT_CONSUME_TPS = 20.0      # tokens per second, the TokenFlow paper's headline rate
 
 
-def simulate(policy: Policy | str, trace: Trace, hardware: Machine | str | Path = "rtx4090", model: str | Path = "llama3-8b", *,
-             consume_rate: float = DEFAULT_CONSUME_TPS, max_concurrency: int | None = None, max_model_len: int | None = None,
+def simulate(policy: Policy | str, trace: Trace, hardware: Machine | Hardware | str | Path = "rtx4090",
+             model: str | Path = "llama3-8b", *, consume_rate: float = DEFAULT_CONSUME_TPS,
+             max_concurrency: int | None = None, max_model_len: int | None = None,
              until_s: float | None = None, step_by_step: bool = False, watch: Watch | None = None, progress: Progress | None = None,
              seed: int | None = None, workload: str | None = None, label: str | None = None, timeline: bool = False,
              percentiles: Sequence[float] = (99,), goodput: Mapping[str, float] | None = None, **machine_options: Any) -> Result:
     """Simulate `trace` under `policy`; the policy object itself is not touched, the run works on a copy.
 
-    hardware: name of a built-in profile, path of a profile, or a `Machine`. model: name, or path of a Hugging Face config.json.
+    hardware: name of a built-in profile, path of a profile, a profile, or a `Machine`. model: name, or path of a Hugging Face
+    config.json.
     machine_options: those of `sim.hardware.build_machine` (mem_fraction, kv_tokens, host_kv_tokens, max_num_seqs,
     max_num_batched_tokens, link, ...).
     consume_rate: tokens per second of readers whose rate the trace does not give. max_concurrency: requests in flight at the
@@ -77,7 +82,7 @@ def _fresh(policy: Policy) -> Policy:
         raise PolicyError(f"policy {type(policy).__name__}", "copied for the run", f"{type(error).__name__}: {error}") from error
 
 
-def _machine(hardware: Machine | str | Path, model: str | Path, policy: Policy,
+def _machine(hardware: Machine | Hardware | str | Path, model: str | Path, policy: Policy,
              given: dict[str, Any]) -> tuple[Machine, dict[str, Any]]:
     if isinstance(hardware, Machine):
         if given:
@@ -89,7 +94,7 @@ def _machine(hardware: Machine | str | Path, model: str | Path, policy: Policy,
         raise BadInput("machine options", ", ".join(unknown), f"unknown; known are {', '.join(known)}")
     if given.get("max_num_batched_tokens") is None and hasattr(policy, "engine_step_tokens"):
         given = given | {"max_num_batched_tokens": policy.engine_step_tokens}
-    overridden = {name: given.get(name) for name in ("host_s", "link")}
+    overridden = {name: given.get(name) for name in ("host_s", "link", "mem_fraction", "kv_tokens")}
     return build_machine(hardware, model, **given), manifest(hardware, model, **overridden)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -35,8 +36,8 @@ class FitError(Strict):
 
     rows: Count             #: of the table, used to fit or to test
     test_mape_pct: NotNegative
-    prefill_mape_pct: NotNegative
-    decode_mape_pct: NotNegative
+    prefill_mape_pct: NotNegative | None = None     #: None: the table has no such rows
+    decode_mape_pct: NotNegative | None = None
     p90_pct: NotNegative
     max_pct: NotNegative
 
@@ -53,4 +54,7 @@ class StepTimes(Strict):
     status: Text
     date: str = ""
     fit_error: FitError | None = None
+    intervals_90: Mapping[str, tuple[float, float]] | None = None   #: of the coefficients that the rows tell, by bootstrap
+    untold: tuple[str, ...] = ()            #: what the rows do not tell, in words
     geometry: ModelGeometry | None = None   #: of a model that the package does not know
+    kv_tokens: Count | None = None          #: KV pool of the engine that was profiled, its null block included
