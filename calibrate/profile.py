@@ -14,8 +14,9 @@ from typing import Any
 
 from traces import BadInput
 
-from . import machine_facts
+from . import links, machine_facts
 from .engine.profile_engine import Engine, environment
+from .machine_facts import Gpu
 from .profile_grid import grid
 from .profile_model import Model, prepare
 from .profile_progress import Progress
@@ -25,6 +26,7 @@ from .samples import Samples
 #: what a measured step is, on every machine
 _ALWAYS = {"async_scheduling": False, "enable_prefix_caching": True, "enable_chunked_prefill": True, "skip_tokenizer_init": True,
            "disable_log_stats": True, "seed": 0}
+_MEASURED, _LINK_SHARE = "measured", 0.15       # of the budget
 _HOST_SHARE = 0.8       # of the free memory: the most that weights may take on a CPU
 
 
@@ -56,18 +58,34 @@ def _run(samples: Samples, model: Model, asked: dict[str, Any], here: dict[str, 
     facts = here | {"device": engine.device} | engine.facts()
     facts["geometry"] = model.geometry.model_dump() | {"dtype": facts["dtype"]}
     facts |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), "clocks": machine_facts.clocks(engine.device == "cuda"),
-              "start_s": round(time.monotonic() - start_s, 1), "links": "absent: no GPU"}
+              "start_s": round(time.monotonic() - start_s, 1),
+              "links": "not measured yet" if engine.device == "cuda" else "absent: no GPU"}
     samples.begin(facts)
     points = grid(engine.limits)
     if not points:
         raise BadInput("engine", model.name, f"no step fits {engine.limits}")
     progress.begin()
+    end_s = time.monotonic() + budget_s
+    if engine.device == "cuda" and samples.links != _MEASURED:
+        samples.note(links=_links(samples, model, engine.limits.block_size, _LINK_SHARE * budget_s))
     try:
-        done = measure(engine, points, samples, budget_s, progress)
+        done = measure(engine, points, samples, end_s - time.monotonic(), progress)
     except EngineDied as error:
         raise BadInput("engine", str(error), _kept(samples, "it did not recover")) from None
     more = "" if done == len(points) else f" of {len(points)}; --resume measures the rest"
     progress.say(f"{samples.folder}: {done} points{more}")
+
+
+def _links(samples: Samples, model: Model, block_size: int, budget_s: float) -> str:
+    """Measures them; returns what machine.json says of them. The steps are wanted even if a copy fails."""
+    block_bytes = block_size * model.geometry.kv_token_bytes
+    samples.begin_links()
+    try:
+        for row in links.measure(block_bytes, model.geometry.layers, budget_s):
+            samples.add_link(row)
+    except Exception as error:
+        return f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
+    return _MEASURED
 
 
 def _defaults(model: Model) -> dict[str, Any]:
@@ -83,7 +101,7 @@ def _here(model: Model, asked: Mapping[str, Any]) -> dict[str, Any]:
     if not vllm or not versions["torch"]:
         missing = "torch" if vllm else "vllm"
         raise BadInput(missing, sys.prefix, "is not installed; tokenflow-calibrate doctor says what to install")
-    gpu = next(iter(machine_facts.gpus()), None) if not _cpu_build(versions) else None
+    gpu = _gpu() if not _cpu_build(versions) else None
     if gpu is None and not _cpu_build(versions):
         raise BadInput("GPU", f"vllm {vllm}", "is a build for GPUs, and none is found; tokenflow-calibrate doctor says more")
     free, needed = machine_facts.available_bytes(), model.geometry.weight_bytes
@@ -95,6 +113,20 @@ def _here(model: Model, asked: Mapping[str, Any]) -> dict[str, Any]:
         "driver": gpu.driver if gpu else "", "torch": versions["torch"], "vllm": vllm, "python": platform.python_version(),
         "cpu": machine_facts.cpu(), "model": model.name, "asked": dict(asked),
     }
+
+
+def _gpu() -> Gpu | None:
+    """The first, from the driver; from torch where there is no nvidia-smi."""
+    shown = machine_facts.gpus()
+    if shown:
+        return shown[0]
+    try:
+        import torch
+        if torch.cuda.is_available():
+            return Gpu(torch.cuda.get_device_name(0), "", int(torch.cuda.get_device_properties(0).total_memory))
+    except (ImportError, RuntimeError, AssertionError):
+        pass
+    return None
 
 
 def _cpu_build(versions: Mapping[str, str | None]) -> bool:

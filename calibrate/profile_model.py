@@ -15,7 +15,7 @@ from sim.models import list_models, load_model
 from traces import BadInput
 
 #: for machines without a GPU: a few layers, so that a step takes milliseconds
-SMALL = {
+SMALL: dict[str, dict[str, int]] = {
     "tiny": {"layers": 2, "hidden": 128, "heads": 2, "kv_heads": 1, "intermediate": 384, "vocab": 512, "trained_context": 4096},
     "small": {"layers": 8, "hidden": 1024, "heads": 16, "kv_heads": 4, "intermediate": 3072, "vocab": 8192,
               "trained_context": 8192},
@@ -53,8 +53,9 @@ def _small(name: str) -> ModelGeometry:
     hidden, layers, vocab = shapes["hidden"], shapes["layers"], shapes["vocab"]
     head_dim = hidden // shapes["heads"]
     layer = 2 * hidden * head_dim * (shapes["heads"] + shapes["kv_heads"]) + 3 * hidden * shapes["intermediate"] + 2 * hidden
-    return ModelGeometry(name=name, head_dim=head_dim, dtype="bfloat16", parameters=layers * layer + 2 * vocab * hidden + hidden,
-                         source="made for profiling without a GPU", **shapes)
+    parameters = layers * layer + 2 * vocab * hidden + hidden
+    return ModelGeometry.model_validate(shapes | {"name": name, "head_dim": head_dim, "dtype": "bfloat16", "parameters": parameters,
+                                                  "source": "made for profiling without a GPU"})
 
 
 def _made(name: str, geometry: ModelGeometry, scratch: Path) -> Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 TIGHT = 0.02            #: of the median: half the width of its 95% interval at which a point is done
 FEWEST, MOST = 5, 30    #: repeats
 SHARE = 0.02            #: of the budget: a point's time after its fewest repeats
+SETUP_SHARE = 0.15      #: of the budget: a point that takes longer to set up is put off until all others are measured
 _SKEWED = 3             # steps of another content than was asked for, after which a point is given up
 
 
@@ -43,18 +45,18 @@ def measure(engine: Steps, points: Sequence[Point], samples: Samples, budget_s: 
     """Adds a row for each point until the budget ends; returns how many rows are there now. Raises EngineDied."""
     end_s = clock() + budget_s
     known = samples.measured()
-    done = sum(point.key in known for point in points)
-    for point in points:
-        if point.key in known:
-            continue
-        if clock() >= end_s:
-            break
-        report(done, len(points), str(point))
+    to_do = deque(point for point in points if point.key not in known)
+    put_off: set[Point] = set()
+    while to_do and clock() < end_s:
+        point = to_do.popleft()
+        report(len(points) - len(to_do) - 1, len(points), str(point))
+        ready_s = end_s if point in put_off else min(end_s, clock() + SETUP_SHARE * budget_s)
         try:
-            row = _measured(engine, point, end_s, SHARE * budget_s, clock)
-        except TimeUp:
+            row = _measured(engine, point, ready_s, end_s, SHARE * budget_s, clock)
+        except TimeUp:      # what was set up is in the prefix cache now
             engine.clear()
-            break
+            to_do.append(point)
+            put_off.add(point)
         except Exception as error:      # whatever the engine raises at this point, the others are still wanted
             samples.add(_failed(point, _why(error)))
             if not engine.survives():
@@ -62,14 +64,14 @@ def measure(engine: Steps, points: Sequence[Point], samples: Samples, budget_s: 
         else:
             samples.add(row)
             engine.clear()
-        done += 1
-    report(done, len(points), "")
-    return done
+    report(len(points) - len(to_do), len(points), "")
+    return len(points) - len(to_do)
 
 
-def _measured(engine: Steps, point: Point, end_s: float, share_s: float, clock: Callable[[], float]) -> dict[str, Any]:
-    """The point's row. Raises TimeUp if it could not be set up, and none of it measured, in time."""
-    engine.begin(point, lambda: clock() < end_s)
+def _measured(engine: Steps, point: Point, ready_s: float, end_s: float, share_s: float,
+              clock: Callable[[], float]) -> dict[str, Any]:
+    """The point's row. Raises TimeUp if it is not set up by `ready_s`, or none of it is measured by `end_s`."""
+    engine.begin(point, lambda: clock() < ready_s)
     engine.step(point, False)       # warms up this shape
     cuda, skewed = engine.device == "cuda", 0
     whole: list[Step] = []
@@ -79,14 +81,12 @@ def _measured(engine: Steps, point: Point, end_s: float, share_s: float, clock: 
         if clock() >= (stop_s if len(whole) >= FEWEST else end_s):
             break
         # On a GPU, waiting for the forward shows its time but adds to the step's: every other step is measured as it runs.
-        synchronise = cuda and len(whole) > len(parts)
-        step = engine.step(point, synchronise)
+        step = engine.step(point, cuda and len(whole) > len(parts))
         if not step.is_(point):
             skewed += 1
             if skewed >= _SKEWED:
                 return _failed(point, f"the engine ran {step}")
-            continue
-        if step.synchronised:
+        elif step.synchronised:
             parts.append(step)
         else:
             whole.append(step)

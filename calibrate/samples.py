@@ -80,8 +80,18 @@ class Samples:
         """One grid point."""
         _append(self.folder / STEPS, [[row[name] for name in STEP_COLUMNS]])
 
-    def add_links(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        _append(self.folder / LINKS, [LINK_COLUMNS, *([row[name] for name in LINK_COLUMNS] for row in rows)])
+    @property
+    def links(self) -> str:
+        """What machine.json says of them."""
+        return str(_read_json(self.folder / MACHINE).get("links", ""))
+
+    def begin_links(self) -> None:
+        """An empty links.csv."""
+        (self.folder / LINKS).unlink(missing_ok=True)
+        _append(self.folder / LINKS, [LINK_COLUMNS])
+
+    def add_link(self, row: Mapping[str, Any]) -> None:
+        _append(self.folder / LINKS, [[row[name] for name in LINK_COLUMNS]])
 
     def _write_facts(self, facts: Mapping[str, Any]) -> None:
         partial = self.folder / f"{MACHINE}.partial"

@@ -254,7 +254,8 @@ def _attention(config: Any) -> str | None:
         backend = getattr(layer, "attn_backend", None)
         if backend is not None:
             return str(backend.get_name())
-    return _plain(_reach(config, "attention_config.backend"))
+    chosen: str | None = _plain(_reach(config, "attention_config.backend"))
+    return chosen
 
 
 def _reach(found: Any, path: str) -> Any:
