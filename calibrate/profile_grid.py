@@ -174,5 +174,6 @@ def _spread_out(placed: list[Point], rest: list[Point]) -> list[Point]:
 
 
 def _features(points: list[Point]) -> Floats:
-    """Shape (points, 4)."""
-    return np.log1p([[point.tokens, point.kv_tokens, point.pairs, point.seqs] for point in points])
+    """Shape (points, 5): what the model's terms count, and what chunks read of earlier ones."""
+    return np.log1p([[point.tokens, point.kv_tokens, point.pairs, point.seqs, point.chunks * point.done_tokens]
+                     for point in points])
