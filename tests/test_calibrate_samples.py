@@ -71,8 +71,8 @@ def test_folders_that_hold_something_are_left_alone(folder: Path, tmp_path: Path
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="is not a directory"):
         Samples(tmp_path / "file", resume=False)
-    with pytest.raises(BadInput, match=r"-o: .*"):
-        Samples(tmp_path / "file" / "below", resume=False).begin(FACTS)
+    with pytest.raises(BadInput, match=r"-o: .*file: is not a directory"):
+        Samples(tmp_path / "file" / "below", resume=False)
 
 
 def test_nothing_is_written_before_the_machine_is_known(tmp_path: Path) -> None:
