@@ -72,6 +72,7 @@ def _run(samples: Samples, model: Model, asked: dict[str, Any], here: dict[str, 
         done = measure(engine, points, samples, end_s - time.monotonic(), progress)
     except EngineDied as error:
         raise BadInput("engine", str(error), _kept(samples, "it did not recover")) from None
+    samples.note(clocks=machine_facts.clocks(engine.device == "cuda"))      # of a machine that has just worked
     more = "" if done == len(points) else f" of {len(points)}; --resume measures the rest"
     progress.say(f"{samples.folder}: {done} points{more}")
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from calibrate.links import MOST_COPIES, MOVED_BYTES, REPEATS, SIZES, SLICES, Case, cases, measure, rates, rows
+from calibrate.links import MOST_COPIES, MOVED_BYTES, REPEATS, SIZES, SLICES, Case, CudaDevice, cases, measure, rates, rows
 
 BLOCK, LAYERS = 2 << 20, 32         # Llama 3 8B, 16 tokens
 
@@ -88,3 +92,94 @@ def test_links_end_with_their_budget() -> None:
     found = list(measure(BLOCK, LAYERS, 0.2, device, lambda: device.now_s))
     assert 0 < len(found) < 20
     assert device.now_s < 0.5
+
+
+class FakeCuda:
+    """The part of torch that CudaDevice uses: streams with clocks of their own, copies at 20 GB/s, products of 1 ms."""
+
+    def __init__(self) -> None:
+        self.default = self.current = self.Stream()
+        self.copies: list[tuple[str, str, int, int]] = []       # from, to, where in the buffer, bytes
+        self.products = 0
+        events = {"Stream": self.Stream, "Event": lambda enable_timing: self.Event(self), "stream": self.on,
+                  "synchronize": lambda: None}
+        self.torch = SimpleNamespace(uint8=1, bfloat16=2, empty=self.empty, mm=self.mm, cuda=SimpleNamespace(**events),
+                                     randn=lambda *shape, dtype, device: None)
+
+    class Stream:
+        now_s = 0.0
+
+        def synchronize(self) -> None: ...
+
+    class Event:
+        def __init__(self, cuda: FakeCuda) -> None:
+            self.cuda, self.at_s = cuda, 0.0
+
+        def record(self, stream: FakeCuda.Stream | None = None) -> None:
+            self.at_s = (stream or self.cuda.current).now_s
+
+        def elapsed_time(self, end: FakeCuda.Event) -> float:
+            return 1e3 * (end.at_s - self.at_s)
+
+    class Buffer:
+        def __init__(self, cuda: FakeCuda, place: str, start: int, size: int) -> None:
+            self.cuda, self.place, self.start, self.size = cuda, place, start, size
+
+        def __len__(self) -> int:
+            return self.size
+
+        def __getitem__(self, part: slice) -> FakeCuda.Buffer:
+            assert 0 <= part.start < part.stop <= self.size
+            return FakeCuda.Buffer(self.cuda, self.place, self.start + part.start, part.stop - part.start)
+
+        def copy_(self, source: FakeCuda.Buffer, non_blocking: bool) -> None:
+            assert non_blocking
+            assert source.size == self.size
+            assert self.cuda.current is not self.cuda.default
+            self.cuda.copies.append((source.place, self.place, self.start, self.size))
+            self.cuda.current.now_s += self.size / 20e9
+
+    def empty(self, size: int, dtype: int, device: str = "host", pin_memory: bool = False) -> FakeCuda.Buffer:
+        assert pin_memory == (device == "host")
+        return self.Buffer(self, device, 0, size)
+
+    def mm(self, *_: Any) -> None:
+        self.products += 1
+        self.current.now_s += 1e-3
+
+    @contextmanager
+    def on(self, stream: FakeCuda.Stream) -> Any:
+        self.current = stream
+        yield
+        self.current = self.default
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    fake = FakeCuda()
+    monkeypatch.setitem(sys.modules, "torch", fake.torch)
+    return fake
+
+
+@pytest.mark.parametrize("case", cases(BLOCK, LAYERS)[:15], ids=str)
+def test_the_copies_are_those_of_the_case(cuda: FakeCuda, case: Case) -> None:
+    device = CudaDevice()
+    before = cuda.products
+    found = rows(case, [device.run(case)])
+    ways = {"h2d": ("host", "cuda"), "d2h": ("cuda", "host")}
+    wanted = list(ways.values()) if case.direction == "both" else [ways[case.direction]]
+    for way in wanted:
+        sizes = [size for *places, _, size in cuda.copies if tuple(places) == way]
+        assert sizes == [case.piece_bytes] * case.pieces * case.blocks
+    assert len(cuda.copies) == len(wanted) * case.pieces * case.blocks
+    assert (cuda.products > before) == case.with_compute
+    assert [float(row["gb_per_s"]) for row in found] == [pytest.approx(20, rel=1e-3)] * len(wanted)
+
+
+def test_compute_outlasts_the_copies(cuda: FakeCuda) -> None:
+    device = CudaDevice()
+    for case in cases(BLOCK, LAYERS)[:18]:
+        start_s, before = cuda.default.now_s, {stream: stream.now_s for stream in device._streams.values()}
+        device.run(case)
+        if case.with_compute:
+            assert cuda.default.now_s - start_s > max(stream.now_s - before[stream] for stream in before)
