@@ -84,14 +84,17 @@ class Engine:
         for name in arguments:
             if name not in known:
                 raise BadInput(f"--{name.replace('_', '-')}", "vllm", "this version has no such engine argument")
+        given = dict(arguments)
+        if "attention_backend" in given:    # only the parts of a configuration are parsed from text
+            given["attention_config"] = {"backend": given.pop("attention_backend")}
         self._torch, self._sampling = torch, SamplingParams
         self.device = "cuda" if current_platform.is_cuda() else current_platform.device_type
         try:
             # The defaults of `vllm serve`, which is what a profile is for; LLM has others.
-            self._engine = LLMEngine.from_engine_args(EngineArgs(model=str(directory), **arguments),
+            self._engine = LLMEngine.from_engine_args(EngineArgs(model=str(directory), **given),
                                                       usage_context=UsageContext.OPENAI_API_SERVER)
         except Exception as error:
-            raise BadInput("engine", str(directory.name), f"did not start: {_first_line(error)}") from None
+            raise BadInput("engine", str(directory.name), f"did not start: {_on_one_line(error)}") from None
         core = self._engine.engine_core.engine_core
         self._scheduler = core.scheduler
         self.config: Any = self._engine.vllm_config
@@ -273,6 +276,5 @@ def _plain(value: Any) -> Any:
     return str(getattr(value, "name", value))
 
 
-def _first_line(error: BaseException) -> str:
-    text = next((line for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {text}"[:300]
+def _on_one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

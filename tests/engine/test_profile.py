@@ -18,7 +18,8 @@ pytestmark = [pytest.mark.engine, pytest.mark.skipif(find_spec("vllm") is None, 
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 240
-ARGUMENTS = ("--enforce-eager", "--max-num-seqs", "16", "--max-model-len", "1024", "--block-size", "32")
+ARGUMENTS = ("--enforce-eager", "--attention-backend", "CPU_ATTN", "--max-num-seqs", "16", "--max-model-len", "1024",
+             "--block-size", "32")
 
 COMMAND = """
 import sys
@@ -93,6 +94,15 @@ def test_interrupted_profiling_keeps_its_samples(interrupted: tuple[Path, int, s
     assert f"profile: interrupted: {folder} keeps {kept} points; --resume goes on" in says.splitlines()
 
 
+def test_the_engines_refusal_is_one_line(tmp_path: Path) -> None:
+    running = profile(tmp_path / "samples", "--attention-backend", "NOSUCH")
+    _, says = running.communicate(timeout=PATIENCE_S)
+    assert running.returncode == 2
+    assert says.splitlines()[-1].startswith("tokenflow-calibrate: engine: tiny: did not start: ")
+    assert "NOSUCH" in says.splitlines()[-1]
+    assert not (tmp_path / "samples").exists()
+
+
 def test_another_configuration_does_not_resume(interrupted: tuple[Path, int, str, int]) -> None:
     folder = interrupted[0]
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -141,6 +151,15 @@ def test_out_of_memory_at_a_point_leaves_the_others(tmp_path: Path) -> None:
     statuses = {(row["phase"], row["tokens"]): row["status"] for row in rows(tmp_path / "samples")}
     assert statuses == {("prefill", "200"): "ok", ("prefill", "300"): "skipped: out of memory", ("decode", "4"): "ok",
                         ("mixed", "300"): "skipped: out of memory", ("decode", "8"): "ok"}
+
+
+def test_doctor_finds_nothing_wrong_here() -> None:
+    ran = subprocess.run([sys.executable, "-c", COMMAND, "doctor", "--json"], env=environment(), capture_output=True, text=True,
+                         timeout=2 * PATIENCE_S)
+    found = json.loads(ran.stdout)
+    assert (ran.returncode, found["wrong"]) == (0, [])
+    assert found["vllm"]["says"] == {"version": "0.32.0", "platform": "cpu"}
+    assert found["torch"]["says"]["cuda"] is None
 
 
 @pytest.mark.parametrize("words", [["--version"], ["bench", "serve", "--help"]], ids=" ".join)
