@@ -27,7 +27,7 @@ EDGE = re.compile(r"sim/(cli\w*|compare\w*|plots?\w*|report\w*|stud\w*|saving\w*
 EDGE_MAY_IMPORT = {"matplotlib", "scipy", "yaml", "joblib", "typer", "click", "rich", "optuna"}
 
 #: files that drive the real machine
-DRIVES_VLLM = re.compile(r"calibrate/(engine/\w+|profile\w*|replay\w*|measure\w*)\.py")
+DRIVES_VLLM = re.compile(r"calibrate/(engine/\w+|profile\w*|replay\w*|measure\w*|links)\.py")
 DRIVING_MAY_IMPORT = {"torch", "vllm"}
 
 #: pandas, matplotlib and the like take longer to import than a small simulation to run
