@@ -21,7 +21,7 @@ from .residual_plots import residual_plots
 from .tables import read_steps
 
 if TYPE_CHECKING:
-    from .cli import CheckOptions, FitOptions
+    from .cli_commands import CheckOptions, FitOptions
 
 _OF_TABLES = ("gpu", "memory_gib", "model", "engine", "engine_version", "source", "host_time_ms")
 _REPORT, _STEPS_PLOT = "check.txt", "residuals.png"

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from traces import BadInput
-from traces.cells import count, positive, shown, time_from_ms, zero_or_more
+from traces.cells import count, positive, shown, zero_or_more
 from traces.tables import open_table
 
 from .solver import Bools, Floats
@@ -149,7 +149,7 @@ def _row(file: str, line: int, cells: Mapping[str, str], given: bool, timed: boo
         work = (batch * each, 0.0, batch * each**2 / 2, batch) if phase == "prefill" else (batch, batch * each, 0.0, batch)
     if work[0] <= 0 or work[3] <= 0:
         raise BadInput("table", f"{file}, line {line}", "a step of no tokens or no requests takes no time")
-    host_s = sum(number(name, time_from_ms) for name in _HOST) if timed else 0.0
+    host_s = sum(number(name, _seconds) for name in _HOST) if timed else 0.0
     return phase, batch, each, *work, seconds, host_s
 
 
@@ -175,3 +175,7 @@ def read_columns(path: str | Path, parsers: Mapping[str, Callable[[str], float]]
     if not rows:
         raise BadInput("table", file, "holds a header only")
     return rows
+
+
+def _seconds(ms: str) -> float:
+    return zero_or_more(ms) / 1000
