@@ -65,7 +65,7 @@ def check(profile: str | Path | Hardware, table: str | Path | StepTable, model: 
     rows = table if isinstance(table, StepTable) else read_steps(table)
     chosen = model_of(hardware, model)
     times = step_times(hardware, chosen)[1]
-    whole = rows.host_s is not None if whole_steps is None else whole_steps
+    whole = rows.host_s is not None or "whole steps" in times.status if whole_steps is None else whole_steps
     host_s = hardware.host_s.value if whole else 0.0
     note = f"host time of {host_s * 1e3:g} ms a step counted in" if whole else "steps taken as sums of kernels, without host time"
     return Check(rows, times.latency.with_host(host_s), f"{chosen} on {hardware.name}", times.status, note)

@@ -95,13 +95,12 @@ def seconds(flag: str, text: str) -> float:
 
 @machine_app.command("doctor")
 @with_flags
-def doctor(options: DoctorOptions) -> None:
+def doctor(options: DoctorOptions) -> int:
     """Show what is here to calibrate with, what is wrong with it, and what to install; exit code 1 if something is wrong."""
     from . import doctor
     findings = doctor.examine()
     print(doctor.as_json(findings) if options.json else doctor.as_text(findings))
-    if findings.wrong:
-        raise SystemExit(1)
+    return 1 if findings.wrong else 0
 
 
 @machine_app.command("profile")

@@ -33,7 +33,8 @@ class HostTime:
 def host_time(table: StepTable, given_s: float | None = None) -> HostTime:
     """What the user gave; else as the samples timed it; else none is in the table and the usual is assumed beside it.
 
-    Of samples it is that of the steps with fewest requests: what it grows by from there on is part of the model's time per request.
+    Of samples it is that of the decode steps (of all where there are none) with fewest requests: what it grows by from there on is
+    part of the model's time per request.
     """
     if given_s is not None:
         shortest_s = float(table.seconds.min())
@@ -43,9 +44,9 @@ def host_time(table: StepTable, given_s: float | None = None) -> HostTime:
         return HostTime(given_s, given_s, given_s, given_s, "given by the user, as part of the measured latencies")
     if table.host_s is None:
         return HostTime(ASSUMED_S, ASSUMED_LOW_S, ASSUMED_HIGH_S, 0.0, ASSUMED)
-    own = np.minimum(table.host_s, 0.9 * table.seconds)
-    seqs = table.work[:, 3]
+    decodes = table.phase == "decode" if (table.phase == "decode").any() else np.ones(len(table.phase), np.bool_)
+    own, seqs = np.minimum(table.host_s, 0.9 * table.seconds)[decodes], table.work[decodes, 3]
     value = min(float(np.median(own[seqs == seqs.min()])), 0.9 * float(table.seconds.min()))
     low, high = (float(np.percentile(own, part)) for part in (10, 90))
     return HostTime(value, min(low, value), max(high, value), value,
-                    "measured: schedule, sample and update of the steps with fewest requests; range of the middle 80 % of steps")
+                    "measured: schedule, sample and update of the decode steps with fewest requests; range of the middle 80 %")

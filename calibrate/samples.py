@@ -48,6 +48,7 @@ class Samples:
         """Keep the facts of this machine. BadInput where the samples in the folder come from another."""
         if self._before is not None:
             self.must_agree(facts)
+            self.measured()
             self.resumed = True
             return
         try:
@@ -72,12 +73,19 @@ class Samples:
 
     def measured(self) -> set[Key]:
         """Keys of the points that have a row, the failed ones among them."""
-        if not (self.folder / STEPS).exists():
-            return set()
-        whole_lines(self.folder / STEPS)
-        with open(self.folder / STEPS, encoding="utf-8", newline="") as file:
-            return {(row["phase"], int(row["batch"]), int(row["tokens_or_context"]), int(row["tokens"]), float(row["pairs"]))
-                    for row in csv.DictReader(file)}
+        steps = self.folder / STEPS
+        whole_lines(steps)
+        if not steps.exists() or not steps.stat().st_size:      # ended before the header was written
+            _append(steps, [STEP_COLUMNS])
+        with open(steps, encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file)
+            try:
+                if tuple(rows.fieldnames or ()) != tuple(STEP_COLUMNS):
+                    raise ValueError("line 1 is not its header")
+                return {(row["phase"], int(row["batch"]), int(row["tokens_or_context"]), int(row["tokens"]), float(row["pairs"]))
+                        for row in rows}
+            except (ValueError, TypeError) as error:
+                raise BadInput("--resume", str(steps), f"cannot be read: {error}") from None
 
     def add(self, row: Mapping[str, Any]) -> None:
         """One grid point."""

@@ -68,10 +68,12 @@ def read_steps(path: str | Path) -> StepTable:
     """A table, or a folder of samples."""
     folder = Path(path)
     try:
-        if not folder.is_dir():
-            return read_table(folder)
+        samples = folder.is_dir()
     except ValueError as error:
         raise BadInput("table", shown(str(path)), f"is not a file name: {error}") from None
+    if not samples:
+        return read_table(folder)
+    must_be_whole(folder / STEPS)
     table = read_table(folder / STEPS)
     return replace(table, source=str(path), facts=read_machine(folder))
 
@@ -83,6 +85,12 @@ def read_table(path: str | Path) -> StepTable:
         return _read(file)
     except BadInput as error:
         raise error if error.what != "trace" else BadInput("table", error.where, error.why) from None
+
+
+def must_be_whole(file: Path) -> None:
+    """BadInput if the last line was cut short, as by a power cut."""
+    if file.is_file() and not file.read_bytes().endswith(b"\n"):
+        raise BadInput("samples", str(file), "its last line was cut short: delete that line, or go on with profile --resume")
 
 
 def read_machine(folder: Path) -> dict[str, Any]:

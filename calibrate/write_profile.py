@@ -91,8 +91,15 @@ def of_samples(fit: Fit, folder: Path) -> Origin:
                            "rule": "as the profiled engine was configured"}
     pool = fact("num_gpu_blocks", int) * fact("block_size", int)
     arguments = facts.get("engine_args")
-    share = arguments.get("gpu_memory_utilization") if isinstance(arguments, dict) else None
-    if on_gpu and isinstance(share, float):
+    given = arguments if isinstance(arguments, dict) else {}
+    if given.get("kv_cache_dtype", "auto") not in ("auto", geometry.dtype):
+        raise BadInput("samples", str(folder / "machine.json"), (
+            f"KV of type {given['kv_cache_dtype']}: the model of memory and copies knows KV of the weights' type only"))
+    share = given.get("gpu_memory_utilization")
+    asked = facts.get("asked")
+    set_here = given | (asked if isinstance(asked, dict) else {})
+    by_hand = any(set_here.get(name) for name in ("kv_cache_memory_bytes", "num_gpu_blocks_override"))
+    if on_gpu and isinstance(share, float) and not by_hand:
         rest = share * memory - geometry.weight_bytes - pool * geometry.kv_token_bytes
         if rest > 0:
             machine |= {"reserve_bytes": round(rest), "reserve_model": fact("model"), "reserve_source": (

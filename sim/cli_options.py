@@ -27,7 +27,7 @@ DEBUG = "Show where in the code an error comes from"
 _MACHINE = ("hardware", "model", "mem_fraction", "kv_tokens", "host_kv_tokens", "block_size", "max_num_seqs",
             "max_num_batched_tokens", "link", "believed_step", "believed_link")     # named so in `sim.build_machine` as well
 
-Job = Callable[[], None]
+Job = Callable[[], int | None]       #: does it; an exit code, None for 0
 
 
 def _flag(panel: str, help: str, *names: str, metavar: str | None = None) -> Any:
@@ -279,7 +279,7 @@ def _directory(given: str | None) -> Path | None:
     return None if given is None else Path(given)
 
 
-def with_flags(command: Callable[[Any], None]) -> Callable[..., Job]:
+def with_flags(command: Callable[[Any], int | None]) -> Callable[..., Job]:
     """A function of one dataclass as a typer command: each field is a flag, and the command returns what is to be done.
 
     Typer sees numbers as text. They are read here, when it is done, so that a bad one is a BadInput like any other.
@@ -288,8 +288,8 @@ def with_flags(command: Callable[[Any], None]) -> Callable[..., Job]:
     hints, flags = get_type_hints(kind), get_type_hints(kind, include_extras=True)
 
     def flagged(**given: Any) -> Job:
-        def job() -> None:
-            command(kind(**{name: _read(name, value, hints[name]) for name, value in given.items() if value is not None}))
+        def job() -> int | None:
+            return command(kind(**{name: _read(name, value, hints[name]) for name, value in given.items() if value is not None}))
         return job
 
     parameters = []

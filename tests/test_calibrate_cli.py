@@ -102,6 +102,19 @@ def test_samples_become_a_profile_with_link_pool_and_host_time(inside: Path, cap
     assert build_machine("gpu.json", "llama3-8b", mem_fraction=0.9).kv_blocks == pytest.approx(12_344, abs=2)
 
 
+def test_memory_that_was_set_by_hand_says_nothing_of_the_rest(inside: Path) -> None:
+    write_samples(inside / "by_hand", TRUTHS["fast"], engine_args={"gpu_memory_utilization": 0.9, "kv_cache_memory_bytes": 2**30})
+    assert main(["fit", "by_hand", "-o", "by_hand.json"]) == 0
+    assert json.loads(Path("by_hand.json").read_text())["reserve_source"].startswith("estimated")
+
+
+def test_host_time_is_that_of_decode_steps(inside: Path) -> None:
+    slow = "prefill,1,64,64,0,2048,1,99,91,5,2,1,5,99,99,ok\n" * 8
+    write_samples(inside / "mixed_hosts", TRUTHS["fast"], more=slow)
+    assert main(["fit", "mixed_hosts", "-o", "mixed_hosts.json"]) == 0
+    assert json.loads(Path("mixed_hosts.json").read_text())["host_s"]["value"] == pytest.approx(HOST_S, rel=1e-3)
+
+
 def test_samples_of_a_cpu_have_no_link_and_no_gpu_memory(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = {"name": "tiny", "layers": 2, "hidden": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "intermediate": 128,
              "vocab": 500, "dtype": "float32", "parameters": 200_000, "trained_context": 2048, "source": "made up"}
@@ -194,6 +207,8 @@ BAD = [
     (f"fit table.csv -o a.txt {TABLE}", r"--output: a.txt: must be named .json"),
     (f"fit table.csv -o no/a.json {TABLE}", r"output file: no/a.json: cannot be written: no such directory"),
     ("fit folder -o a.json", r"table: folder/steps.csv: cannot be read: no such file"),
+    ("fit cut -o a.json", r"samples: cut/steps.csv: its last line was cut short: delete that line, or go on with profile --resume"),
+    ("fit fp8 -o a.json", r"samples: fp8/machine.json: KV of type fp8: "),
     ("fit samples -o a.json --gpu h200", r"--gpu: h200: is for tables; the samples in samples say it themselves"),
     ("fit broken -o a.json", r"samples: broken/machine.json: is not JSON"),
     ("fit vague -o a.json", r"samples: vague/machine.json: num_gpu_blocks must be of kind int, got None"),
@@ -228,6 +243,9 @@ def test_one_line_and_nothing_written(words: str, line: str, inside: Path, capsy
         write_samples(inside / name, TRUTHS["fast"])
     write_samples(inside / "vague", TRUTHS["fast"], num_gpu_blocks=None)
     (inside / "broken/machine.json").write_text("{")
+    write_samples(inside / "fp8", TRUTHS["fast"], engine_args={"kv_cache_dtype": "fp8"})
+    steps = write_samples(inside / "cut", TRUTHS["fast"]) / "steps.csv"
+    steps.write_bytes(steps.read_bytes()[:-20])
     negative = links_csv().replace("h2d,contiguous,4096,64,0,", "h2d,contiguous,4096,64,0,-", 1)
     (inside / "linked/links.csv").write_text(negative)
     before = sorted(map(str, inside.rglob("*")))
@@ -236,5 +254,5 @@ def test_one_line_and_nothing_written(words: str, line: str, inside: Path, capsy
     assert said == ""
     assert err.startswith("tokenflow-calibrate: ")
     assert err.count("\n") == 1
-    assert re.search(line, err), err
+    assert re.search(f"^tokenflow-calibrate: {line}" if line.startswith(("table: ", "samples: ")) else line, err), err
     assert sorted(map(str, inside.rglob("*"))) == before

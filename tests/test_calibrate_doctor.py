@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from calibrate import doctor
-from calibrate.cli_profile import machine_app
+from calibrate.cli import main
 from calibrate.doctor import Facts, Findings, Probe, as_json, as_text, faults, installed, probe
 from calibrate.machine_facts import Gpu
 
@@ -91,10 +91,8 @@ def test_a_module_may_talk_before_it_answers() -> None:
 
 def test_the_exit_code_says_whether_something_is_wrong(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(doctor, "examine", lambda: Findings(GPU, (), ()))
-    machine_app(["doctor"], standalone_mode=False)()
+    assert main(["doctor"]) == 0
     assert capsys.readouterr().out.splitlines()[2] == "GPU       NVIDIA H200, 140 GiB, driver 570.1"
     monkeypatch.setattr(doctor, "examine", lambda: Findings(GPU, (("what", "remedy"),), ()))
-    with pytest.raises(SystemExit) as stopped:
-        machine_app(["doctor", "--json"], standalone_mode=False)()
-    assert stopped.value.code == 1
+    assert main(["doctor", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["versions"]["vllm"] == ["0.26.0"]

@@ -41,6 +41,26 @@ def test_resuming_finds_what_was_measured(folder: Path) -> None:
     assert json.loads((folder / "machine.json").read_text()) == FACTS
 
 
+@pytest.mark.parametrize("written", ["", ",".join(STEP_COLUMNS)[:30], None])
+def test_a_header_that_was_never_written(folder: Path, written: str | None) -> None:
+    (folder / "steps.csv").unlink()
+    if written is not None:
+        (folder / "steps.csv").write_text(written)
+    samples = Samples(folder, resume=True)
+    samples.begin(FACTS)
+    samples.add(row(Point(4, 100)))
+    assert (folder / "steps.csv").read_text().splitlines()[0] == ",".join(STEP_COLUMNS)
+    assert samples.measured() == {Point(4, 100).key}
+
+
+@pytest.mark.parametrize("line", ["decode,x,1,1,1,1,1,1,1,1,1,1,1,1,1,ok", "decode"])
+def test_rows_that_cannot_be_read_are_one_line(folder: Path, line: str) -> None:
+    with (folder / "steps.csv").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(BadInput, match=r"--resume: .*steps.csv: cannot be read"):
+        Samples(folder, resume=True).begin(FACTS)
+
+
 def test_a_row_cut_short_is_measured_again(folder: Path) -> None:
     whole = (folder / "steps.csv").read_bytes()
     (folder / "steps.csv").write_bytes(whole[:-9])
