@@ -28,7 +28,9 @@ _NEEDED = ("phase", "batch", "tokens_or_context", "latency_ms")
 _WORK = ("tokens", "kv_tokens", "pairs", "seqs")
 _HOST = ("schedule_ms", "sample_ms", "update_ms")
 _FACTS = ("system", "model", "backend", "backend_version", "source")
+_ONE = ("system", "model", "backend")       # one law each: rows of several are no table of one machine
 _PLAIN = ("prefill", "decode")      # phases whose work follows from batch and tokens
+_MOST_ROWS = 10_000     # intervals take 85 KB of memory a row
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,12 @@ def _read(file: str) -> StepTable:
                 said[name].add(cells[wanted.index(name)].strip())
     if not rows:
         raise BadInput("table", file, f"no usable row: {skipped} rows are not ok" if skipped else "holds a header only")
+    if len(rows) > _MOST_ROWS:
+        raise BadInput("table", file, f"holds {len(rows):,} steps; a fit takes at most {_MOST_ROWS:,}")
+    for name in set(_ONE) & set(facts):
+        if len(said[name]) > 1:
+            several = ", ".join(sorted(said[name])[:3])
+            raise BadInput("table", file, f"column {name}: holds {several}: a fit is of one {name}")
     numbers = np.array([row[1:] for row in rows])
     constant = {name: text for name in facts if len(said[name]) == 1 for text in said[name]}
     return StepTable(file, np.array([row[0] for row in rows]), numbers[:, 0], numbers[:, 1], numbers[:, 2:6], numbers[:, 6],
