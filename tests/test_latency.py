@@ -46,7 +46,7 @@ def test_a_run_is_one_step_after_the_other(model: LatencyModel, start_s: float, 
     for step in range(steps):
         now += model.step_s(seqs, kv + step * seqs, 0.0, seqs)
         expected.append(now)
-    ends = model.decode_ends_s(start_s, seqs, float(kv), steps)
+    ends = model.decode_ends_s(start_s, seqs, model.step_s(seqs, float(kv), 0.0, seqs), steps)
     np.testing.assert_allclose(ends, expected, rtol=1e-12, atol=1e-12)
     assert (np.diff(ends, prepend=start_s) > 0).all()
 
