@@ -23,7 +23,7 @@ from .tables import read_steps
 if TYPE_CHECKING:
     from .cli_commands import CheckOptions, FitOptions
 
-_OF_TABLES = ("gpu", "memory_gib", "model", "engine", "engine_version", "source", "host_time_ms")
+_OF_TABLES = ("gpu", "memory_gib", "model", "engine", "engine_version", "source", "host_time_ms", "only_feasible")
 _REPORT, _STEPS_PLOT = "check.txt", "residuals.png"
 
 
@@ -40,7 +40,7 @@ def fit(options: FitOptions) -> None:
     table = read_steps(options.samples)
     samples = Path(options.samples).is_dir()
     _check_origin(options, samples)
-    if options.only_feasible and not samples:
+    if options.only_feasible:
         machine = write_profile.without_times(write_profile.of_gpu(str(options.gpu), options.memory_gib))
         table = feasible(table, machine, str(options.model))
     given_ms = options.host_time_ms
@@ -85,7 +85,7 @@ def _check_origin(options: FitOptions, samples: bool) -> None:
     flags = {name: "--" + name.replace("_", "-") for name in _OF_TABLES}
     if samples:
         for name, flag in flags.items():
-            if getattr(options, name) is not None:
+            if getattr(options, name) not in (None, False):
                 why = f"is for tables; the samples in {options.samples} say it themselves"
                 raise BadInput(flag, str(getattr(options, name)), why)
     for name in ("gpu", "model"):

@@ -112,6 +112,9 @@ def read_machine(folder: Path) -> dict[str, Any]:
 def _read(file: str) -> StepTable:
     with open_table(file) as table:
         missing = [name for name in _NEEDED if name not in table.names]
+        twice = [name for name in table.names if table.names.count(name) > 1]
+        if twice:
+            raise BadInput("table", f"{file}, line {table.line}", f"column {shown(twice[0])} appears more than once")
         if missing:
             found = ", ".join(map(shown, table.names[:12]))
             raise BadInput("table", f"{file}, line {table.line}", f"has no column {', '.join(missing)}; columns found {found}")

@@ -177,7 +177,7 @@ FILES = {
     "e2e.csv": LOADS + "128,1,1,3,17\n", "e2e-huge.csv": LOADS + "9999,9999,500,,9\n", "e2e-nan.csv": LOADS + "128,8,1,3,nan\n",
     "e2e-long.csv": LOADS + "90000,8,1,3,9\n",
     "two.csv": HEAD.strip() + ",model\ndecode,1,128,5,llama\ndecode,2,128,5,qwen\n",
-    "many.csv": HEAD + "decode,1,128,5\n" * 10_001,
+    "twice.csv": HEAD.strip() + ",latency_ms\ndecode,1,128,5,6\n", "many.csv": HEAD + "decode,1,128,5\n" * 10_001,
     "taken.json": "{}", "plot.png": "x",
 }
 BAD = [
@@ -193,6 +193,8 @@ BAD = [
     ("fit phase.csv -o a.json", r"table: phase.csv, line 2: column phase: 'mixed' is neither prefill nor decode"),
     ("fit none.csv -o a.json", r"table: none.csv, line 2: a step of no tokens"),
     ("fit some.csv -o a.json", r"table: some.csv, line 1: has some of the columns tokens, kv_tokens, pairs, seqs: needs all"),
+    ("fit twice.csv -o a.json", r"table: twice.csv, line 1: column 'latency_ms' appears more than once"),
+    ("fit samples -o a.json --only-feasible", r"--only-feasible: True: is for tables; the samples in samples say it themselves"),
     ("fit two.csv -o a.json", r"table: two.csv: column model: holds llama, qwen: a fit is of one model"),
     ("fit many.csv -o a.json", r"table: many.csv: holds 10,001 steps; a fit takes at most 10,000"),
     ("fit fields.csv -o a.json", r"table: fields.csv, line 2: has 3 fields, the header has 4"),
