@@ -74,7 +74,8 @@ def test_any_ending(seed: int, until_s: float | None, concurrency: int | None, l
 
 
 def most_at_once(sent_s: np.ndarray, last_s: np.ndarray, fate: np.ndarray) -> int:
-    """Requests in flight together, at most; one that starts when another ends does not overlap it."""
+    """Requests in flight together, at most; one that starts when another ends does not overlap it, to a nanosecond."""
+    sent_s, last_s = sent_s.round(9), last_s.round(9)
     inside = (fate != Fate.REJECTED) & ~np.isnan(sent_s)
     moments = [(time, 1) for time in sent_s[inside]] + [(time, -1) for time in last_s[inside & (fate == Fate.COMPLETED)]]
     return int(np.cumsum([step for _, step in sorted(moments)]).max(initial=0))
