@@ -56,6 +56,10 @@ class WriteThrough:
         hidden: Floats = spare_s * (self._believed_link / self._token_s)
         return hidden
 
+    def hidden_blocks(self, start_s: float, end_s: float) -> float:
+        """Of whole blocks, what the engine takes before a single step, at most."""
+        return float(np.floor((self.hidden_tokens(start_s, np.array([end_s]))[0] + _SNAP_TOKENS) / self._block_size))
+
     def write(self, start_s: float, ends_s: Floats, unwritten: Floats, fresh: Floats) -> Floats:
         """Tokens still unwritten after the steps, per request in the order of the plan.
 
