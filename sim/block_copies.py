@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from policies.api import Floats, Ints
+from policies.api import Bools, Floats, Ints
 
 from .host_copies import HostCopies
 
@@ -45,7 +45,7 @@ class BlockCopies(HostCopies):
         host = np.where(written > 0, (host // bs + written) * bs, host)
         return q.computed_tokens[rows] + made - host, ends_s
 
-    def _complete(self, rows: Ints, fresh: Ints | int) -> None:
+    def _complete(self, rows: Ints, fresh: Bools | int) -> None:
         """All blocks have a copy that were full when those tokens were not there yet."""
         q, bs = self._requests, self._kv.block_size
         host = q.host_tokens[rows]

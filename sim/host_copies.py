@@ -110,7 +110,7 @@ class HostCopies:
             self._complete(rows, fresh)
         self._measure()
 
-    def _complete(self, rows: Ints, fresh: Ints | int) -> None:
+    def _complete(self, rows: Ints, fresh: Bools | int) -> None:
         """All is written but so many tokens of each, which the last step made."""
         self._requests.host_tokens[rows] = self._requests.computed_tokens[rows] - fresh
 

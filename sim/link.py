@@ -74,7 +74,8 @@ class Link:
 
     def awaited_s(self) -> list[float]:
         """When each queued copy that has not been taken is across, in their order."""
-        return [across_s if delays == self._delays else self._across_s(queued_s) for across_s, queued_s, delays, _ in self._queue]
+        times = [across_s if delays == self._delays else self._across_s(queued_s) for across_s, queued_s, delays, _ in self._queue]
+        return [self.next_s, *times[1:]] if times else []
 
     def _put_off(self, lost_s: float) -> None:
         if lost_s > 0:

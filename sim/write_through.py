@@ -100,9 +100,13 @@ class WriteThrough:
     def outlasting(self, start_s: float, end_s: float, unwritten: float) -> float:
         """When the step that began at `start_s` is over: later than `end_s` where its chunk outlasts it."""
         chunk = min(unwritten, float(self.hidden_tokens(start_s, np.array([end_s]))[0]))
-        across_s = self._d2h.written_s(max(start_s, self._d2h.free_s), chunk * self._token_s) if chunk > 0 else end_s
+        across_s = self.across_s(start_s, chunk) if chunk > 0 else end_s
         if across_s > end_s + 1e-9:
             self.late_chunks += 1
             self.late_s += across_s - end_s
             return across_s
         return end_s
+
+    def across_s(self, start_s: float, tokens: float) -> float:
+        """When so many tokens are across that are written from then on, after what is queued."""
+        return self._d2h.written_s(max(start_s, self._d2h.free_s), tokens * self._token_s)

@@ -85,7 +85,8 @@ def test_a_block_of_one_token_is_a_token(name: str) -> None:
     for seed in range(3):
         asks = random_asks(np.random.default_rng([seed, 9]), 20)
         on = machine(block_size=1, kv_blocks=1500, host_kv_blocks=2000)
-        by_token, by_block = (run_engine(asks, POLICIES[name](seed), replace(on, write_whole_blocks=whole)) for whole in (False, True))
+        by_token, by_block = (run_engine(asks, POLICIES[name](seed), replace(on, write_whole_blocks=whole))
+                              for whole in (False, True))
         assert by_token.log.plans == by_block.log.plans
         assert by_token.log.batches == by_block.log.batches
 
