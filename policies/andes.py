@@ -48,7 +48,6 @@ class Andes(AndesLoop):
         self._readers = Lateness(self.expected_ttft_s)
 
     def plan(self, view: View) -> Plan:
-        self._readers.observe(view)
         self._seen += len(view.id) - int(view.id.searchsorted(self._newest, side="right"))
         self._newest = max(int(view.id[-1]), self._newest)
         return super().plan(view)
@@ -69,6 +68,7 @@ class Andes(AndesLoop):
 
     def _replan(self, scene: Scene) -> None:
         view, needs, pressed = scene.view, self._needs(scene.view), self._pressed(scene.view)
+        self._readers.observe(view)
         best = self._select(scene, needs, pressed)
         here = view.residency[best.rows] == Residency.GPU
         admits, residents = best.rows[best.chosen & ~here], best.rows[here][::-1]           # worth least first

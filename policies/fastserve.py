@@ -12,7 +12,7 @@ from math import inf
 
 import numpy as np
 
-from .api import Event, Ints, Plan, Residency, View
+from .api import Bools, Event, Ints, Plan, Residency, View
 from .levels import Levels
 from .scene import Scene
 
@@ -50,17 +50,20 @@ class FastServe:
             self._looked_at = steps
             levels.promote(np.ones(len(view.id), np.bool_), view.now_s - self.starve_s)
         order = levels.order()
-        batch, reserve = self._batch(scene, order)
-        self._make_way(scene, order, batch, reserve)
+        may = self._may_run(scene)
+        batch, reserve = self._batch(scene, order[may[order]])
+        movable = self._make_way(scene, order, batch, reserve)
         free = self._bring(scene, order, batch, reserve)
         decode = self._decoders(scene, order, free)
         brought = np.array([*scene.load, *(row for row, _ in scene.prefill)], np.int64)
         idle = np.ones(len(view.id), np.bool_)
         idle[decode] = idle[brought] = False
         waits = idle.any() or len(brought) or scene.leave or scene.give_up or scene.evicting or scene.loading
+        rivals = idle & may
+        rivals[batch] = False
         wake_at_s = inf
-        if idle.any() and len(decode):
-            wake_at_s = view.now_s + levels.until_overtaken_s(decode, int(levels.level[idle].min()))
+        if movable and rivals.any() and len(decode):
+            wake_at_s = view.now_s + levels.until_overtaken_s(decode, int(levels.level[rivals].min()))
         plan = scene.plan(store=False, mixed=True, until=Event.ANY if waits else Event.ARRIVAL,
                           wake_at_s=max(wake_at_s, float(np.nextafter(view.now_s, inf))),
                           wake_after_steps=self.starve_steps - (steps - self._looked_at) if idle.any() else 0)
@@ -68,15 +71,17 @@ class FastServe:
 
     # ---- the batch
 
-    def _batch(self, scene: Scene, order: Ints) -> tuple[Ints, int]:
-        """Rows that are to run, first to last, and the blocks to keep free beside them."""
-        view, at = scene.view, scene.view.residency[order]
-        stays = at <= Residency.HOST
+    def _may_run(self, scene: Scene) -> Bools:
+        """Marks, shape (n,): not under way to or from the host, nor a newcomer while the host is nearly full."""
+        view = scene.view
+        may: Bools = view.residency <= Residency.HOST
         if view.host_free_blocks < self.host_reserve * view.host_total_blocks:
-            new = np.zeros(len(view.id), np.bool_)
-            new[scene.waiting] = True
-            stays &= ~new[order]
-        rows = order[stays]
+            may[scene.waiting] = False
+        return may
+
+    def _batch(self, scene: Scene, rows: Ints) -> tuple[Ints, int]:
+        """How many of these rows, first to last, are to run, and the blocks to keep free beside them."""
+        view = scene.view
         prompts = np.where(scene.left[rows] > 1, scene.left[rows], 0)
         tokens = prompts.cumsum()
         enough = (tokens > self.max_prefill_tokens) & (tokens > prompts)
@@ -95,9 +100,9 @@ class FastServe:
 
     # ---- making way
 
-    def _make_way(self, scene: Scene, order: Ints, batch: Ints, reserve: int) -> None:
-        """Residents outside the batch leave, the last first, until it fits and the reserve is free."""
-        view, at = scene.view, scene.view.residency
+    def _make_way(self, scene: Scene, order: Ints, batch: Ints, reserve: int) -> bool:
+        """Residents outside the batch leave, the last first, until it fits and the reserve is free. False: the host is full."""
+        view, at, movable = scene.view, scene.view.residency, True
         inside = np.zeros(len(view.id), np.bool_)
         inside[batch] = True
         coming = batch[at[batch] != Residency.GPU]
@@ -113,7 +118,8 @@ class FastServe:
                 scene.drop(row)
             elif scene.host_room >= scene.leaving_blocks + int(scene.blocks[row]):
                 scene.evict(row)
-            else:                                               # [R] the host is full: it stays, and runs
+            else:
+                movable = False                                 # [R] it stays, and runs
                 break
             free, seats = free + int(scene.blocks[row]), seats + 1
         going = scene.evicting_blocks + int(scene.blocks[scene.leave + scene.give_up].sum())
@@ -125,6 +131,7 @@ class FastServe:
             else:
                 scene.drop(row)
             going += int(scene.blocks[row])
+        return movable
 
     # ---- bringing requests onto the GPU
 
@@ -152,7 +159,7 @@ class FastServe:
         return scene.free + int(np.count_nonzero(scene.takes[scene.staying(scene.ready)]))
 
     def _decoders(self, scene: Scene, order: Ints, free: int) -> Ints:
-        """Everybody ready who stays, first to last, up to a batch and to the blocks there are: the batch, then who is here anyway."""
+        """Everybody ready who stays, in order, up to a batch and to the blocks there are; who is here anyway runs as well."""
         rows = order[np.isin(order, scene.staying(scene.ready))]
         takes = scene.takes[rows]
         rows = rows[~takes | (takes.cumsum() <= max(free, 0))]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .api import Floats, Ints, View
+from .api import NOBODY, Floats, Ints, View
 
 _TICK = 1e6         # engines whose clocks differ in the last bit must rank alike
 _LEAST_SHORT = 1e-12
@@ -27,7 +27,7 @@ class Lateness:
         self._now_s = 0.0
 
     def observe(self, view: View) -> None:
-        """Bring everybody up to now.
+        """Bring everybody up to now. Exact while no reader runs dry twice between two Views.
 
         unread_s: how long text is left to read; age_s: since the first token was expected, negative before;
         late_s: negative when early; delay_s2: S_delay so far.
@@ -37,19 +37,18 @@ class Lateness:
             unread_s = _ticks(np.maximum(view.read_until_s + period_s - view.now_s, 0.0))
         expected_s = np.where(np.isnan(view.ttft_slo_s), self.expected_ttft_s, view.ttft_slo_s)
         age_s = _ticks(view.now_s - view.arrival_s - expected_s)
-        late_s = age_s - (view.output_tokens * period_s - unread_s)
-        delay_s2 = np.maximum(late_s, 0.0) ** 2 / 2             # of a newcomer: nothing read so far
+        read_s = view.output_tokens * period_s - unread_s
+        late_s = age_s - read_s
+        delay_s2 = np.maximum(late_s, 0.0) * (np.maximum(late_s, 0.0) / 2 + read_s)     # of a newcomer, who waited and then read
         if len(self._id):
-            old = self._id.searchsorted(view.id)
-            known = self._id.take(old, mode="clip") == view.id
-            old, passed_s = old[known], view.now_s - self._now_s
+            known, old = carried(self._id, view.id)
+            passed_s = view.now_s - self._now_s
             before_s, had_s, made = self.late_s[old], self.unread_s[old], view.output_tokens[known] - self._output[old]
-            read_s = np.clip(had_s + made * period_s[known] - unread_s[known], 0.0, passed_s)
-            after_s = before_s + passed_s - read_s
-            late_s[known] = after_s
-            first_s = np.minimum(had_s, read_s)                 # then the buffer is dry, then there is text again
-            delay_s2[known] = (self.delay_s2[old] + np.maximum(before_s, 0.0) * first_s + np.maximum(after_s, 0.0) * (read_s - first_s)
-                               + _area(before_s, after_s, 1.0, passed_s - read_s))
+            taken_s = np.clip(had_s + made * period_s[known] - unread_s[known], 0.0, passed_s)
+            first_s = np.minimum(had_s, taken_s)                # then the buffer is dry, then there is text again
+            late_s[known] = after_s = before_s + passed_s - taken_s
+            read = np.maximum(before_s, 0.0) * first_s + np.maximum(after_s, 0.0) * (taken_s - first_s)
+            delay_s2[known] = self.delay_s2[old] + read + _area(before_s, after_s, 1.0, passed_s - taken_s)
         self._id, self._output, self._now_s = view.id.copy(), view.output_tokens.copy(), view.now_s
         self.unread_s, self.age_s, self.late_s, self.delay_s2 = unread_s, age_s, late_s, delay_s2
 
@@ -68,6 +67,15 @@ class Lateness:
         whole = np.maximum(whole_s, _LEAST_SHORT) ** 2 / 2
         found: Floats = np.where(whole_s > 0, 1.0 - delay / whole, 1.0)
         return found
+
+
+def carried(before: Ints, ids: Ints) -> tuple[Ints | slice, Ints | slice]:
+    """Rows of `ids` that were there before, and where; both ascending."""
+    if len(before) == len(ids) and not np.count_nonzero(before != ids):
+        return slice(None), slice(None)
+    at = before.searchsorted(ids)
+    known = (before.take(at, mode="clip") == ids).nonzero()[0] if len(before) else NOBODY
+    return known, at[known]
 
 
 def _area(start: Floats, end: Floats, slope: Floats | float, length: Floats) -> Floats:

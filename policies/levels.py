@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from .api import Bools, Ints, View
+from .lateness import carried
 
 _TICK = 1e6         # engines whose clocks differ in the last bit must rank alike
 
@@ -28,13 +29,12 @@ class Levels:
 
     def observe(self, view: View) -> None:
         """Bring everybody up to now: newcomers join, who has run is charged the time since the last View."""
-        old = self._id.searchsorted(view.id)
-        known = self._id.take(old, mode="clip") == view.id if len(self._id) else np.zeros(len(view.id), np.bool_)
-        old, new = old[known], (~known).nonzero()[0]
-        level, turn = np.zeros(len(view.id), np.int64), np.zeros(len(view.id), np.int64)
+        known, old = carried(self._id, view.id)
+        level, turn = np.full(len(view.id), -1), np.zeros(len(view.id), np.int64)
         used_s, ran_s, ran = np.zeros(len(view.id)), view.arrival_s.copy(), np.zeros(len(view.id), np.bool_)
         level[known], turn[known], used_s[known], ran_s[known] = self.level[old], self.turn[old], self.used_s[old], self.ran_s[old]
         ran[known] = view.computed_tokens[known] > self._computed[old]
+        new = (level < 0).nonzero()[0]
         level[new] = [self.first_level(view, tokens) for tokens in view.prompt_tokens[new].tolist()]
         self.level, self.turn, self.used_s, self.ran_s = level, turn, used_s, ran_s
         self._join(new)
@@ -73,6 +73,8 @@ class Levels:
     def _demote(self) -> None:
         """[R] Service beyond a quantum counts in the next queue, so that nothing depends on how often the policy is asked."""
         fallen = (self.used_s > self.quantum_s * 2.0**self.level).nonzero()[0]
+        if not len(fallen):
+            return
         fallen = fallen[np.lexsort((self.turn[fallen], self.level[fallen]))]
         over = fallen
         while len(over):

@@ -82,7 +82,7 @@ class Vtc(SGLang):
         made[here] = view.output_tokens[now[here]] - output[here]
         unseen = view.decode_tokens - self._decode_tokens - float(made[here & ready].sum())
         gone = ~here & ready
-        made[gone] = unseen / max(np.count_nonzero(gone), 1)
+        made[gone] = unseen / max(int(np.count_nonzero(gone)), 1)
         made[~here & ~ready] = 1                    # its prefill gave its only token
         for i in made.nonzero()[0].tolist():
             client = float(ids[i]) if self.clients == "request" else float(weight[i])
