@@ -121,7 +121,8 @@ def view_of(on: Machine, now_s: float, prompt: Sequence[int], output: Sequence[i
     held = int(blocks_for(computed[(where == Residency.GPU) | (where > Residency.HOST)], on.block_size).sum())
     away = int(blocks_for(computed[where >= Residency.HOST], on.block_size).sum())
     none, arrived = np.full(n, np.nan), np.array(arrival_s if arrival_s is not None else np.zeros(n))
-    counted = {"decode_steps": 100, "prefill_steps": 4, "decode_tokens": 400, "prefill_tokens": 640, "decode_s": 3.0, "prefill_s": 0.5}
+    counted = {"decode_steps": 100, "prefill_steps": 4, "decode_tokens": 400, "prefill_tokens": 640, "decode_s": 3.0,
+               "prefill_s": 0.5}
     return View(now_s, np.array(ids if ids is not None else range(n)), arrived, prompts, outputs, np.full(n, max_tokens), computed,
                 np.where(where == Residency.HOST, computed, 0).astype(float), where, np.broadcast_to(np.array(rate, float), n),
                 lambda: until_s, ((where != Residency.GPU) & (outputs > 0)).astype(int), arrived,

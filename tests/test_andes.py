@@ -87,13 +87,15 @@ def test_lateness_against_a_reader_followed_token_by_token() -> None:
     rng = np.random.default_rng(3)
     for _ in range(5):
         rate, begun = float(rng.uniform(5, 30)), float(rng.uniform(0.2, 4))
-        out = begun + np.concatenate(([0.0], rng.exponential(1.2 / rate, 200) * rng.choice([0.5, 1, 20], 200, p=[0.5, 0.48, 0.02]))).cumsum()
+        gaps = rng.exponential(1.2 / rate, 200) * rng.choice([0.5, 1, 20], 200, p=[0.5, 0.48, 0.02])
+        out = begun + np.concatenate(([0.0], gaps)).cumsum()
         taken = np.maximum.accumulate(out - np.arange(len(out)) / rate) + np.arange(len(out)) / rate
         readers, times = Lateness(1.0), np.arange(0.01, float(taken[-1]), 0.05)
         for t in times.tolist():
             k = int(out.searchsorted(t, side="right"))
             view = view_of(on(), t, [10], [k], [GPU if k else NONE], rate=rate)
-            readers.observe(view._replace(readers=lambda k=k: np.array([taken[k - 1] if k else -np.inf])))
+            until_s = np.array([taken[k - 1] if k else -inf])
+            readers.observe(view._replace(readers=lambda until_s=until_s: until_s))
         fine = np.arange(0, times[-1], 1e-3)
         begins = np.clip((fine[:, None] - taken) * rate, 0, 1).sum(axis=1) / rate
         area = float(np.maximum(fine - 1.0 - begins, 0).sum() * 1e-3)
@@ -200,7 +202,7 @@ def test_beyond_the_batch_size_residents_rest_and_keep_their_memory() -> None:
 def test_the_refiner_weighs_the_stall_of_those_who_run() -> None:
     """A prompt of 3 s, and room for it beside three who have 0.2 s to read, or 9 s.
 
-    It gains (21 s^2 / 2 - 14^2 / 2 - 14 * 7) / (21^2 / 2) = 0.11; each of the hungry loses (2.8^2 / 2 + 2.8 * 7) / (20^2 / 2) = 0.12.
+    It gains (21^2 / 2 - 14^2 / 2 - 14 * 7) / (21^2 / 2) = 0.11; each of the hungry loses (2.8^2 / 2 + 2.8 * 7) / (20^2 / 2) = 0.12.
     """
     def view(output: int, slack_s: float, kv_blocks: int) -> View:
         return view_of(on(kv_blocks=kv_blocks), 12.0, [160] * 3 + [150], [output] * 3 + [0], [GPU] * 3 + [NONE], rate=10.0,
@@ -271,8 +273,9 @@ def test_swapped_victims_come_back_without_recomputation(policy: Andes | AndesCo
     assert poor.drops > 0, "the host is full"
 
 
-ARMS: list[dict[str, Any]] = [{"horizon_s": 1.0}, {"expected_ttft_s": 20.0}, {"replan_steps": 30}, {"watermark": 0.2}, {"refiner": False},
-                              {"preemption_cap": 0.2}, {"swap": True}, {"max_prefill_tokens": 400}]
+ARMS: list[dict[str, Any]] = [
+    {"horizon_s": 1.0}, {"expected_ttft_s": 20.0}, {"replan_steps": 30}, {"watermark": 0.2}, {"refiner": False}, {"swap": True},
+    {"preemption_cap": 0.2}, {"max_prefill_tokens": 400}]
 
 
 @pytest.mark.parametrize("arm", ARMS, ids=str)
@@ -337,7 +340,7 @@ def test_the_codes_solver_divides_twice_and_stops_at_the_first_misfit() -> None:
     key = np.array([0.5, 0.9, 0.8, 0.1]) / 100
     rows = np.arange(4)                                     # contexts 340, 260, 100, 100
     assert [each.tolist() for each in policy._solve(scene, key, rows, 12, needs)] == [[2], [0]], "2, 1, 0 and 3: 0 does not fit"
-    assert [each.tolist() for each in AndesCode(squared=False)._solve(scene, key, rows, 4, needs)] == [[], [0]], "1, then 2 does not"
+    assert [each.tolist() for each in AndesCode(squared=False)._solve(scene, key, rows, 4, needs)] == [[], [0]], "1, not 2"
 
 
 def test_the_code_victimises_who_is_worth_no_more_than_a_waiter_as_far_as_slack_pays() -> None:

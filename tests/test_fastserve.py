@@ -205,8 +205,9 @@ def test_whoever_has_not_run_for_long_is_promoted() -> None:
     assert longest_s[1] > 10
 
 
-@pytest.mark.parametrize("arm", [{"quantum_s": 0.2}, {"starve_steps": 50, "starve_s": 0.3}, {"max_batch_size": 5}, {"host_reserve": 0.97},
-                                 {"proactive": False}, {"max_prefill_tokens": 100}], ids=str)
+@pytest.mark.parametrize("arm", [
+    {"quantum_s": 0.2}, {"starve_steps": 50, "starve_s": 0.3}, {"max_batch_size": 5}, {"host_reserve": 0.97}, {"proactive": False},
+    {"max_prefill_tokens": 100}], ids=str)
 def test_every_field_has_its_effect(arm: dict[str, Any]) -> None:
     plain, changed = (run_engine(burst(), FastServe(**fields), SCARCE) for fields in ({}, arm))
     assert plain.log.batches != changed.log.batches
