@@ -1,10 +1,10 @@
 """VTC (arXiv 2401.00588): the client served least, in virtual tokens, is admitted next. Control: fairness without buffers.
 
 SGLang's loop with another queue. A client's counter grows by its weighted prompt and output tokens over its class weight
-(`priority`); a client that comes back is lifted to the least of those who queue, so that nobody saves service up. There is no
-client in the View: by default each request is its own client, with its class weight. Newcomers then all join at the least
-counter and stay in order of arrival; only the retracted, who have been served, yield. `clients="class"` shares one counter
-among the requests of a weight.
+(`priority`). There is no client in the View: by default each request is its own, with its class weight. Newcomers, who have had
+nothing, then stay in order of arrival, and the retracted, who have, come after them, the least served first: under a load that
+never ends they wait for ever. `clients="class"` shares one counter among the requests of a weight; a class that comes back is
+lifted to the least of those who queue, so that nobody saves service up. With a single class that is `sglang`.
 """
 
 from __future__ import annotations
@@ -93,11 +93,14 @@ class Vtc(SGLang):
                 del self._served[float(id)]
 
     def _join(self, view: View) -> None:
-        """Newcomers join the queue: a client that has nobody in it is lifted."""
+        """Newcomers join the queue: a class that has nobody in it is lifted. No request comes back to be lifted."""
         newest = int(self._seen[0][-1]) if self._seen is not None and len(self._seen[0]) else -1
         if int(view.id[-1]) <= newest:
             return
         new = view.id > newest
+        if self.clients == "request":
+            self._served |= dict.fromkeys(view.id[new].astype(np.float64).tolist(), 0.0)
+            return
         queued = {self._client(view, row) for row in (~new & (view.residency == Residency.NONE)).nonzero()[0].tolist()}
         for row in new.nonzero()[0].tolist():
             client = self._client(view, row)

@@ -76,10 +76,11 @@ def test_a_newcomer_is_lifted_to_the_least_of_those_who_queue() -> None:
 
 
 def test_with_nobody_in_the_queue_a_newcomer_is_lifted_to_who_left_it_last() -> None:
-    policy = asked(Vtc(), start(), view_of(on(), 1.0, [100, 200], [11, 11], [GPU] * 2, decode_tokens=20),
-                   view_of(on(), 2.0, [100, 200, 10], [11, 11, 0], [GPU, GPU, NONE], decode_tokens=20))
-    assert policy._left[0] == 2
-    assert policy._served[2] == 222 + 10, "1 was the last, and stands at 222"
+    weights = {"priority": [1.0, 2.0], "decode_tokens": 20}
+    policy = asked(Vtc(clients="class"), start(priority=[1.0, 2.0]), view_of(on(), 1.0, [100, 200], [11, 11], [GPU] * 2, **weights),
+                   view_of(on(), 2.0, [100, 200, 16], [11, 11, 0], [GPU, GPU, NONE], decode_tokens=20, priority=[1.0, 2.0, 8.0]))
+    assert policy._left[0] == 8.0
+    assert policy._served == {1.0: 122, 2.0: 111, 8.0: 111 + 2}, "that of weight 2 was the last"
 
 
 def test_the_least_served_class_goes_next() -> None:
@@ -107,6 +108,17 @@ def test_each_request_its_own_client_keeps_the_order_of_arrival() -> None:
     assert first.engine.count.drops > 0
     assert first.log.batches != second.log.batches
     assert (second.records.fate == Fate.COMPLETED).all()
+    assert (np.diff(second.records.first_s) >= 0).all()
+    assert second.records.first_s.mean() < first.records.first_s.mean(), "the retracted wait instead"
+
+
+def test_with_one_class_it_is_sglang() -> None:
+    asks = [Ask(0.2 * i, 150, 250, 20.0) for i in range(40)]
+    tight = on(latency=FAST, kv_blocks=100)
+    one, other = (run_engine(asks, policy, tight) for policy in (SGLang(schedule_conservativeness=0.2),
+                                                                 Vtc(schedule_conservativeness=0.2, clients="class")))
+    assert one.log.batches == other.log.batches
+    assert one.engine.count.drops > 0
 
 
 def two_classes() -> Trace:
