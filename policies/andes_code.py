@@ -21,12 +21,12 @@ from .scene import Scene
 class AndesCode(AndesLoop):
     token_latency_s: float = 0.02           #: of everyone served, whatever the batch
     running_bonus: float = 1.1              #: the gain of the running is multiplied by this
-    preempt_token_s: float = 3 / 90_000     #: what a preemption costs, per token of KV
+    preempt_tokens_per_s: float = 30_000.0  #: a preemption costs a second for so many tokens of KV
     squared: bool = True                    #: the solver divides the keys, which are gains per token already, by the context again
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("token_latency_s", "running_bonus", "preempt_token_s"):
+        for name in ("token_latency_s", "running_bonus", "preempt_tokens_per_s"):
             if not 0 < getattr(self, name) < inf:
                 raise ValueError(f"{name}={getattr(self, name)}: must be a finite number above zero")
 
@@ -77,7 +77,7 @@ class AndesCode(AndesLoop):
             return 0
         next_s = self._expected_s(view)[residents] + view.output_tokens[residents] / view.consumption_rate[residents]
         slack_s = float(np.percentile(next_s - _age_s(view)[residents], 10))
-        cost_s = self.preempt_token_s * float((view.prompt_tokens + view.output_tokens)[residents].mean())
+        cost_s = float((view.prompt_tokens + view.output_tokens)[residents].mean()) / self.preempt_tokens_per_s
         return max(int(slack_s / cost_s), 0)
 
     def _expected_s(self, view: View) -> Floats:
