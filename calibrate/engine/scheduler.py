@@ -79,8 +79,9 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
               watch: Watch | None = None) -> None:
         """`host` has no blocks where there is no `HostTierConnector`."""
         self.planner, self.cost, self.clock, self.watch, self.host = planner, cost, clock, watch, host
-        if self.connector is not None:
-            self.connector.tier = host
+        connector = self.connector
+        if connector is not None:
+            connector.tier = host
 
     def fidelity(self) -> dict[str, float]:
         """How far the plans were carried out: the share of steps that were exactly as planned, and how often not."""
