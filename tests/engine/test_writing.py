@@ -45,7 +45,7 @@ class Ledger:
 
 
 def ledger(fake: ModuleType, seed: int, rate: float) -> Ledger:
-    policy, asks, on = tokenflow(seed)
+    _, asks, on = tokenflow(seed)
     on = replace(on, host_kv_blocks=4 * on.kv_blocks, h2d_bytes_per_s=rate, d2h_bytes_per_s=rate, believed_step=1.0,
                  believed_link=1.0)
     engine = fake.FakeEngine(asks, TokenFlow(interval_s=1.0), on)
@@ -57,7 +57,8 @@ def ledger(fake: ModuleType, seed: int, rate: float) -> Ledger:
 
 def test_at_most_one_block_is_left_to_write(fake: ModuleType) -> None:
     """Of a request that has been written through for a second, while nothing waited to be written."""
-    settled = [blocks for seed in range(1, 8) for blocks, here_s, calm_s in ledger(fake, seed, 25e9).rows if min(here_s, calm_s) >= 1]
+    rows = [row for seed in range(1, 8) for row in ledger(fake, seed, 25e9).rows]
+    settled = [blocks for blocks, here_s, calm_s in rows if min(here_s, calm_s) >= 1]
     assert len(settled) > 60
     assert max(settled) == 1
 
