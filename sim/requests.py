@@ -11,7 +11,7 @@ from policies.api import Floats, Ints
 from traces.pace import Changes
 
 _INTS = ("id", "prompt_tokens", "output_tokens", "max_tokens", "computed_tokens", "residency", "preemptions", "reader",
-         "final_tokens", "joined", "settled", "read_at", "change_at")
+         "final_tokens", "joined", "change_at")
 _FLOATS = ("arrival_s", "host_tokens", "consumption_rate", "read_until_s", "moved_s", "priority", "ttft_slo_s", "tpot_slo_s",
            "first_s", "prefill_token_s")
 
@@ -27,7 +27,6 @@ class Requests:
     final_tokens: the output length the model will really produce (the policy never sees it);
     joined: where in the step clock the request began to decode, -1 while it does not;
     change_at: tokens with which the reader goes on at another rate, `NEVER` when there is none;
-    settled, read_at: steps of the clock that a decoding request's tokens, and its reader, have been brought up to;
     first_s, prefill_token_s: times of the first token and of the one its last prefill gave, NaN when there is none.
     """
 
@@ -41,8 +40,6 @@ class Requests:
     reader: Ints
     final_tokens: Ints
     joined: Ints
-    settled: Ints
-    read_at: Ints
     change_at: Ints
     arrival_s: Floats
     host_tokens: Floats
@@ -86,7 +83,7 @@ class Requests:
         if n == self._ints.shape[1]:
             self._hold(np.concatenate((self._ints, np.zeros_like(self._ints)), axis=1),
                        np.concatenate((self._floats, np.zeros_like(self._floats)), axis=1))
-        self._ints[:, n] = (id, prompt_tokens, 0, max_tokens, 0, 0, 0, reader, final_tokens, -1, 0, 0, NEVER)
+        self._ints[:, n] = (id, prompt_tokens, 0, max_tokens, 0, 0, 0, reader, final_tokens, -1, NEVER)
         self._floats[:, n] = (arrival_s, 0.0, consumption_rate, -np.inf, arrival_s, priority, ttft_slo_s, tpot_slo_s,
                               np.nan, np.nan)
         if rate_changes:
