@@ -118,10 +118,6 @@ class Requests:
     def row(self, id: int) -> int:
         return int(self.id[: self.n].searchsorted(id))
 
-    def rows(self, ids: Ints) -> Ints:
-        rows: Ints = self.id[: self.n].searchsorted(ids)
-        return rows
-
 
 def moved(rows: Ints, removed: Ints) -> Ints:
     """Where these rows are now that others, ascending, are removed; without those that were."""
