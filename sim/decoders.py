@@ -133,15 +133,23 @@ class Decoders:
 
     def done(self) -> Ints:
         """Rows whose last token is out; all are settled."""
-        q, rows = self._requests, self.rows
-        over: Ints = rows[q.final_tokens[rows] == q.output_tokens[rows]]
+        q, at = self._requests, self._at
+        over: Ints = self.rows[q.final_tokens[at] == q.output_tokens[at]]
         return over
 
-    def shift(self, removed: Ints) -> None:
-        """These rows, ascending, are no more; they decoded."""
-        left = self.n - len(removed)
-        self._hold(self.rows[:left] if isinstance(self._at, slice) else moved(self.rows, removed))
-        self._measure()
+    def leave(self, rows: Ints) -> None:
+        """These are done; all are settled. Next their rows are removed, and the others `shift`."""
+        q, steps, bs = self._requests, self._clock.steps, self._kv.block_size
+        self._clock.leave(q, rows)
+        for computed in q.computed_tokens[rows].tolist():
+            self.kv_tokens -= computed
+            self._takers[(steps - computed) % bs] -= 1
+
+    def shift(self, left: Ints) -> None:
+        """The rows of those who left, ascending, are no more."""
+        gapless = isinstance(self._at, slice)           # and so it stays
+        self._hold(self.rows[: self.n - len(left)] if gapless else moved(self.rows, left))
+        self._measure_time()
 
     def _hold(self, rows: Ints) -> None:
         self.rows = self._at = rows
@@ -154,11 +162,14 @@ class Decoders:
         computed, bs = q.computed_tokens[at], self._kv.block_size
         self.kv_tokens = int(np.add.reduce(computed))
         self._takers = np.bincount((self._clock.steps - computed) % bs, minlength=bs).tolist()
+        self._measure_time()
+
+    def _measure_time(self) -> None:
+        q, at = self._requests, self._at
         left = q.final_tokens[at] - q.output_tokens[at]
         self.to_finish = int(left[left.argmin()]) if self.n else 0
         self._measure_change()
 
     def _measure_change(self) -> None:
         q, at = self._requests, self._at
-        changes = q.rate_changes and len(self.rows)
-        self.to_change = int((q.change_at[at] - q.output_tokens[at]).min()) if changes else NEVER
+        self.to_change = int((q.change_at[at] - q.output_tokens[at]).min()) if q.rate_changes and self.n else NEVER

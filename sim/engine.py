@@ -389,7 +389,7 @@ class Engine:
     def _finish(self, rows: Ints, now_s: float) -> None:
         """These are done and go. Everything is settled."""
         q = self.requests
-        self.clock.leave(q, rows)
+        self.decoders.leave(rows)
         if self._finished:
             self._finished(rows, now_s)
         for row in rows:

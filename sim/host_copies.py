@@ -21,6 +21,7 @@ class HostCopies:
     def __init__(self, requests: Requests, clock: StepClock, kv: KVCache, decoders: Decoders, writer: WriteThrough) -> None:
         self._requests, self._clock, self._kv, self._decoders, self._writer = requests, clock, kv, decoders, writer
         self.rows: Ints = NOBODY            #: in the order of the plan
+        self.n = 0
         self._marked: Bools = np.zeros(0, np.bool_)     # of shape (requests then,)
         self._growing = 0                   # how many of them decode
         self._unwritten = 0.0               # their KV without a copy, in tokens
@@ -28,13 +29,9 @@ class HostCopies:
         self._kept_up = False               # since then, all that waited was written in each run
         self._last_decoded = False          # the last of those runs decoded
 
-    @property
-    def n(self) -> int:
-        return len(self.rows)
-
     def become(self, rows: Ints) -> None:
         """These are written through from now on. Everything is settled."""
-        self.rows = rows
+        self.rows, self.n = rows, len(rows)
         self._mark()
         self._measure()
 
@@ -114,10 +111,8 @@ class HostCopies:
 
     def shift(self, removed: Ints) -> None:
         """These rows, ascending, are no more. Everything is settled."""
-        self.rows = moved(self.rows, removed)
-        self._mark()
+        self.become(moved(self.rows, removed))
         self.recount()
-        self._measure()
 
     def recount(self) -> None:
         """Count the host's free blocks anew, with the whole KV of who is written through."""
