@@ -59,6 +59,10 @@ class Scene:
         """Blocks of the request once it is back and has decoded one more token, or of its prompt and the first."""
         return -(-int(self.view.prompt_tokens[row] + self.view.output_tokens[row] + 1) // self.view.block_size)
 
+    def whole_blocks_of(self, rows: Ints) -> Ints:
+        """`whole_blocks` of each of these."""
+        return blocks_for(self.view.prompt_tokens[rows] + self.view.output_tokens[rows] + 1, self.view.block_size)
+
     def fits(self, blocks: int, reserve: int = 0) -> bool:
         return self.seats > 0 and blocks + reserve <= self.free
 

@@ -16,13 +16,15 @@ from .requests import Requests, moved
 from .step_clock import StepClock
 from .write_through import WriteThrough
 
+_UNMARKED: Bools = np.zeros(0, np.bool_)
+
 
 class HostCopies:
     def __init__(self, requests: Requests, clock: StepClock, kv: KVCache, decoders: Decoders, writer: WriteThrough) -> None:
         self._requests, self._clock, self._kv, self._decoders, self._writer = requests, clock, kv, decoders, writer
         self.rows: Ints = NOBODY            #: in the order of the plan
         self.n = 0
-        self._marked: Bools = np.zeros(0, np.bool_)     # of shape (requests then,)
+        self._marked = _UNMARKED            # of shape (requests then,)
         self._growing = 0                   # how many of them decode
         self._unwritten = 0.0               # their KV without a copy, in tokens
         self._settled_at = 0                # step of the clock
@@ -32,7 +34,10 @@ class HostCopies:
     def become(self, rows: Ints) -> None:
         """These are written through from now on. Everything is settled."""
         self.rows, self.n = rows, len(rows)
-        self._mark()
+        if self.n:
+            self._mark()
+        else:
+            self._marked = _UNMARKED
         self._measure()
 
     def any_of(self, rows: Ints) -> bool:
