@@ -29,7 +29,7 @@ class Scene:
         self.evicting, self.loading = len(self.leaving), len(self.landing)
         self.evicting_blocks = int(self.blocks[self.leaving].sum()) if self.evicting else 0
         self.landing_blocks = int(self.blocks[self.landing].sum()) if self.loading else 0
-        self.takes: Bools = view.computed_tokens % view.block_size == 0     #: the next token needs a new block
+        self.takes: Bools = self.blocks * view.block_size == view.computed_tokens       #: the next token needs a new block
         #: blocks that half-done prefills still need
         self.owed = sum(self.whole_blocks(row) - int(self.blocks[row]) for row in self.midway.tolist())
         #: blocks missing for the next decode step and those prefills

@@ -101,12 +101,14 @@ class HostCopies:
         """Bring `host_tokens` up to date."""
         if not len(self.rows) or (not self._kept_up and self._clock.steps == self._settled_at):
             return
-        q, rows = self._requests, self.rows
-        fresh = (q.joined[rows] >= 0) & (q.joined[rows] < self._clock.steps) if self._last_decoded else 0
         self._decoders.settle()
-        if self._kept_up:
-            q.host_tokens[rows] = q.computed_tokens[rows] - fresh
-        self._measure()
+        if not self._kept_up:
+            return self._measure()
+        q, rows = self._requests, self.rows
+        joined = q.joined[rows]
+        fresh = (joined >= 0) & (joined < self._clock.steps) if self._last_decoded else np.False_
+        q.host_tokens[rows] = q.computed_tokens[rows] - fresh
+        self._unwritten, self._settled_at, self._kept_up = float(np.count_nonzero(fresh)), self._clock.steps, False
 
     def joined(self, rows: Ints) -> None:
         """Some requests decode from now on; those that are written through have nothing unwritten."""
