@@ -76,7 +76,8 @@ class AndesLoop:
 
     def _due(self, scene: Scene) -> bool:
         view, since = scene.view, scene.view.decode_steps - self._planned_at
-        busy = len(scene.ready) + len(scene.midway) + scene.loading + scene.evicting
+        rest = int(np.isin(view.id[scene.ready], self._paused).sum())       # whoever ran beside them may be done
+        busy = len(scene.ready) - rest + len(scene.midway) + scene.loading + scene.evicting
         return scene.short > 0 or not busy or since >= self.replan_steps or (since > 0 and not self._pressed(view))
 
     def _slow(self, view: View) -> bool:

@@ -200,28 +200,44 @@ def host_blocks_held(view: View, rows: Ints | slice = slice(None)) -> Ints:
     return blocks_for(kept, view.block_size)
 
 
-def check_plan(view: View, plan: Plan) -> None:
-    """Raise InvalidPlan unless every engine can carry *plan* out exactly as written."""
-    for orders in (plan.decode, plan.offload, plan.drop, plan.load, plan.store, plan.forget):
-        if not isinstance(orders, np.ndarray) or orders.dtype.kind != "i":
-            raise InvalidPlan("orders are arrays of whole numbers", "all", repr(orders))
+class Orders(NamedTuple):
+    """A plan's orders as rows of its View; of `prefill` the tokens as well."""
+
+    decode: Ints = NOBODY
+    prefill: Ints = NOBODY
+    chunk: Ints = NOBODY
+    offload: Ints = NOBODY
+    drop: Ints = NOBODY
+    load: Ints = NOBODY
+    store: Ints = NOBODY
+    forget: Ints = NOBODY
+
+
+def check_plan(view: View, plan: Plan) -> Orders:
+    """Raise InvalidPlan unless every engine can carry *plan* out exactly as written. Returns whom it names, by row."""
+    for ids in (plan.decode, plan.offload, plan.drop, plan.load, plan.store, plan.forget):
+        if ids is not NOBODY and (not isinstance(ids, np.ndarray) or ids.dtype.kind != "i"):
+            raise InvalidPlan("orders are arrays of whole numbers", "all", repr(ids))
     at, computed, left, bs = view.residency, view.computed_tokens, view.remaining_tokens, view.block_size
     ids, decode = plan.decode, view.rows(plan.decode)
     load, drop, offload = (view.rows(each) if len(each) else NOBODY for each in (plan.load, plan.drop, plan.offload))
-    if decode.base is not _ROWS:        # the earliest are in order
+    first = decode.base is _ROWS        # the earliest: in order, and read without a copy
+    if not first:
         _each(ids[1:] > ids[:-1], "decode lists each request once, ids ascending", ids[1:], ids[:-1])
-    _each(at[decode] == Residency.GPU, "only residents decode", ids, at[decode])
-    _each(left[decode] == 1, "only the prefilled decode", ids, left[decode])
-    tokens, holders = len(decode), int(np.count_nonzero(HOLDS_BLOCKS[at]))
-    need, free = len(decode) - int(np.count_nonzero(computed[decode] % bs)), view.free_blocks
+    decoding = slice(len(decode)) if first else decode
+    places, remaining = at[decoding], left[decoding]
+    _each(places == Residency.GPU, "only residents decode", ids, places)
+    _each(remaining == 1, "only the prefilled decode", ids, remaining)
+    tokens, joining, need, free = len(decode), 0, 0, view.free_blocks
     named, apart = [decode], True       # apart: by where they are, no request can be named twice
+    prefill = chunks = NOBODY
     if plan.prefill:
         pairs = np.array(plan.prefill)
         if pairs.dtype.kind != "i":
             raise InvalidPlan("prefill is pairs of whole numbers", "all", list(plan.prefill))
-        rows = view.rows(pairs[:, 0])
-        apart = len(set(pairs[:, 0].tolist())) == len(rows)
-        for (id, chunk), row in zip(pairs.tolist(), rows.tolist()):
+        prefill, chunks = view.rows(pairs[:, 0]), pairs[:, 1]
+        apart = len(prefill) == 1 or len(set(prefill.tolist())) == len(prefill)
+        for (id, chunk), row in zip(pairs.tolist(), prefill.tolist()):
             home, done, remains = int(at[row]), int(computed[row]), int(left[row])
             apart = apart and (home == Residency.NONE or remains > 1)
             if not 0 < chunk <= remains:
@@ -229,59 +245,61 @@ def check_plan(view: View, plan: Plan) -> None:
             if home > Residency.GPU:
                 raise InvalidPlan("prefill needs its KV on the GPU or none", [id], [home])
             need += -(-(done + chunk) // bs) - -(-done // bs)
-            holders += home == Residency.NONE
+            joining += home == Residency.NONE
             tokens += chunk
-        named.append(rows)
+        named.append(prefill)
     if len(load):
         _each(at[load] == Residency.HOST, "only KV on the host is loaded", plan.load, at[load])
-        need, holders = need + int(blocks_for(computed[load], bs).sum()), holders + len(load)
+        need, joining = need + int(blocks_for(computed[load], bs).sum()), joining + len(load)
         named.append(load)
     if len(drop):
         settled = (at[drop] == Residency.GPU) | (at[drop] == Residency.HOST)
         _each(settled, "only KV on the GPU or the host is dropped", plan.drop, at[drop])
         here = drop[at[drop] == Residency.GPU]
-        free, holders = free + int(blocks_for(computed[here], bs).sum()), holders - len(here)
+        free, joining = free + int(blocks_for(computed[here], bs).sum()), joining - len(here)
         named.append(drop)
     if len(offload):
         stays = (at[offload] == Residency.GPU) & (computed[offload] > 0)
         _each(stays, "only residents with KV are offloaded", plan.offload, at[offload])
         written = offload[view.host_tokens[offload] >= computed[offload]]   # the others' blocks are free only once they are
-        free, holders = free + int(blocks_for(computed[written], bs).sum()), holders - len(written)
+        free, joining = free + int(blocks_for(computed[written], bs).sum()), joining - len(written)
         named.append(offload)
     if not apart or len(named) > 1 + bool(plan.prefill):
-        orders = np.bincount(np.concatenate(named), minlength=len(at))
-        _each(orders <= 1, "one order per request", view.id, orders)
+        times = np.bincount(np.concatenate(named), minlength=len(at))
+        _each(times <= 1, "one order per request", view.id, times)
     _within(tokens, view.max_step_tokens, "tokens of a step")
-    _within(holders, view.max_seqs, "requests that hold GPU blocks")
-    _within(need, free, "GPU blocks")
-    if len(plan.store) or len(plan.offload) or len(plan.forget):
-        _check_host(view, plan, decode, load, drop, offload)
+    if len(at) > view.max_seqs:         # else there are not that many
+        _within(int(np.count_nonzero(HOLDS_BLOCKS[at])) + joining, view.max_seqs, "requests that hold GPU blocks")
+    if need + len(decode) > free:       # a decode takes one block at most
+        _within(need + len(decode) - int(np.count_nonzero(computed[decoding] % bs)), free, "GPU blocks")
+    store, forget = (view.rows(each) if len(each) else NOBODY for each in (plan.store, plan.forget))
+    orders = Orders(decode, prefill, chunks, offload, drop, load, store, forget)
+    if len(store) or len(offload) or len(forget):
+        _check_host(view, plan, orders)
     if plan.until & ~Event.ANY:
         raise InvalidPlan("until is flags of Event", "all", plan.until)
     numbers = isinstance(plan.wake_at_s, float | int) and isinstance(plan.wake_after_steps, int | np.integer)
     if not numbers or not plan.wake_at_s > view.now_s or plan.wake_after_steps < 0:
         wakes = f"at {plan.wake_at_s} s or after {plan.wake_after_steps} steps, now {view.now_s} s"
         raise InvalidPlan("wake in the future", "all", wakes)
+    return orders
 
 
-def _check_host(view: View, plan: Plan, decode: Ints, load: Ints, drop: Ints, offload: Ints) -> None:
+def _check_host(view: View, plan: Plan, orders: Orders) -> None:
     """Copies are made of residents that stay or are offloaded, and fit the host pool for at least one step."""
-    store, forget = view.rows(plan.store), view.rows(plan.forget)
+    store, offload, forget, drop = orders.store, orders.offload, orders.forget, orders.drop
     at, bs = view.residency, view.block_size
     coming = (at == Residency.GPU) | (at == Residency.LOADING)
-    coming[load] = True
+    coming[orders.load] = True
     _each(coming[store], "only residents, and who comes back, are written through", plan.store, at[store])
     _each(at[forget] == Residency.GPU, "only residents' copies are forgotten", plan.forget, at[forget])
-    orders = np.bincount(np.concatenate((store, offload, forget, drop)), minlength=len(at))
-    _each(orders <= 1, "store, offload, forget and drop exclude each other", view.id, orders)
+    times = np.bincount(np.concatenate((store, offload, forget, drop)), minlength=len(at))
+    _each(times <= 1, "store, offload, forget and drop exclude each other", view.id, times)
     after = view.computed_tokens.copy()
-    after[decode] += 1
-    if plan.prefill:
-        ids, chunk = np.array(plan.prefill, np.int64).T
-        after[view.rows(ids)] += chunk
-    need = int((blocks_for(after[store], bs) - host_blocks_held(view, store)).sum())
-    if len(offload):
-        need += int((blocks_for(after[offload], bs) - host_blocks_held(view, offload)).sum())
+    after[orders.decode] += 1
+    after[orders.prefill] += orders.chunk
+    growing = np.concatenate((store, offload))
+    need = int((blocks_for(after[growing], bs) - host_blocks_held(view, growing)).sum())
     freed = sum(int(host_blocks_held(view, rows).sum()) for rows in (forget, drop) if len(rows))
     _within(need, view.host_free_blocks + freed, "host blocks")
 

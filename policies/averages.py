@@ -29,17 +29,21 @@ class Averages:
             self._steps, self._tokens, self._prefill_s = view.prefill_steps, view.prefill_tokens, view.prefill_s
             tokens, seconds = zip(*self._prefills)
             self._prefill_token_s = sum(seconds) / sum(tokens)
+        same = False
         if self._seen is None:
             self.context_tokens = float((view.prompt_tokens + view.max_tokens / 2).mean())
         else:
             ids, prompt, output = self._seen
             last = ids[-1] if len(ids) else -1
-            same = len(view.id) == len(ids) and len(ids) and view.id[-1] == last
+            same = len(view.id) == len(ids) > 0 and bool(view.id[-1] == last)
             if not same and len(ids) > int(view.id.searchsorted(last, side="right")):       # fewer of them are left
                 gone = view.id.take(view.id.searchsorted(ids), mode="clip") != ids
                 for context in (prompt[gone] + output[gone] / 2).tolist():
                     self.context_tokens = _OLD * self.context_tokens + (1 - _OLD) * context
-        self._seen = view.id.copy(), view.prompt_tokens.copy(), view.output_tokens.copy()
+        if same and self._seen is not None:
+            self._seen = (*self._seen[:2], view.output_tokens.copy())
+        else:
+            self._seen = view.id.copy(), view.prompt_tokens.copy(), view.output_tokens.copy()
 
     def prefill_token_s(self, view: View) -> float:
         """Seconds of prefill per token, over the last prefill steps; before the first, as the cost model believes."""

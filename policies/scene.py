@@ -29,7 +29,7 @@ class Scene:
         self.evicting, self.loading = len(self.leaving), len(self.landing)
         self.evicting_blocks = int(self.blocks[self.leaving].sum()) if self.evicting else 0
         self.landing_blocks = int(self.blocks[self.landing].sum()) if self.loading else 0
-        self.takes: Bools = view.computed_tokens % view.block_size == 0     #: the next token needs a new block
+        self.takes: Bools = self.blocks * view.block_size == view.computed_tokens       #: the next token needs a new block
         #: blocks that half-done prefills still need
         self.owed = sum(self.whole_blocks(row) - int(self.blocks[row]) for row in self.midway.tolist())
         #: blocks missing for the next decode step and those prefills
@@ -58,6 +58,10 @@ class Scene:
     def whole_blocks(self, row: int) -> int:
         """Blocks of the request once it is back and has decoded one more token, or of its prompt and the first."""
         return -(-int(self.view.prompt_tokens[row] + self.view.output_tokens[row] + 1) // self.view.block_size)
+
+    def whole_blocks_of(self, rows: Ints) -> Ints:
+        """`whole_blocks` of each of these."""
+        return blocks_for(self.view.prompt_tokens[rows] + self.view.output_tokens[rows] + 1, self.view.block_size)
 
     def fits(self, blocks: int, reserve: int = 0) -> bool:
         return self.seats > 0 and blocks + reserve <= self.free

@@ -142,12 +142,14 @@ class TokenFlow:
         """Newcomers within both bounds for whom there is room; at a tick also those for whom victims make it."""
         if not len(scene.waiting) or self._overloaded:
             return []
-        view, members = scene.view, scene.admitted.nonzero()[0]
+        view, first, reserve = scene.view, int(scene.waiting[0]), len(scene.ready) + len(scene.midway)
+        if not displace and view.id[first] not in self._coming and not scene.fits(scene.whole_blocks(first), reserve):
+            return []                                           # whoever waits first keeps the others waiting
+        members = scene.admitted.nonzero()[0]
         demand, count = view.prompt_tokens + view.max_tokens, len(members)
         tokens, rates = int(demand[members].sum()), float(view.consumption_rate[members].sum())
         pool = self.overcommit * (self.fill * view.total_blocks + view.host_total_blocks) * view.block_size
         most = self._paper_limit(scene) if self.working_set == "paper" else inf
-        reserve = len(scene.ready) + len(scene.midway)
         coming = set(scene.rows_left(self._coming).tolist())
         promised = sum(scene.whole_blocks(row) for row in coming)
         victims: Iterable[int] | None = None
@@ -270,7 +272,7 @@ class TokenFlow:
         young = view.now_s - view.moved_s[residents] < self.interval_s
         fixed = np.concatenate((residents[young], scene.staying(scene.midway)))
         blocks = scene.blocks.copy()
-        blocks[scene.dropped] = [scene.whole_blocks(row) for row in scene.dropped.tolist()]
+        blocks[scene.dropped] = scene.whole_blocks_of(scene.dropped)
         blocks[scene.ready] += scene.takes[scene.ready]
         blocks[scene.away] += scene.takes[scene.away]
         rest = np.concatenate((residents[~young], absent))
@@ -291,26 +293,27 @@ class TokenFlow:
     def _displace(self, scene: Scene, utility: Floats, spare: Ints, chosen: Bools) -> None:
         """Each chosen absent one takes free blocks, or as many residents not chosen as it still needs."""
         view = scene.view
+        absent = np.concatenate((scene.away, scene.dropped))
+        wanted = absent[chosen[absent]]
+        if not len(wanted):
+            return
+        wanted = ascending(wanted, -utility)
+        needs, tokens = scene.whole_blocks_of(wanted).tolist(), view.computed_tokens[wanted].tolist()
+        urgent = (view.output_tokens[wanted] > 0) & (scene.slack_s[wanted] < self._critical_s(view)[wanted])
         safe = scene.slack_s >= self.conservativeness * (self._away_s(view) + self.interval_s)
-        critical_s = self._critical_s(view)
         spare_rows = ascending(spare, utility)
         spares = list(zip(spare_rows.tolist(), scene.blocks[spare_rows].tolist(), safe[spare_rows].tolist()))
         io_tokens = self.io_share * self.interval_s / max(view.cost.load_s(1.0), 1e-12)
         io_tokens -= max(view.h2d_free_s - view.now_s, 0.0) / max(view.cost.load_s(1.0), 1e-12)
-        absent = np.concatenate((scene.away, scene.dropped))
-        wanted = absent[chosen[absent]]
         free, seats, coming = scene.free, scene.seats, []
-        for row in wanted[np.argsort(-utility[wanted], kind="stable")].tolist():
-            need = scene.whole_blocks(row)
+        for row, need, kv_tokens, is_urgent in zip(wanted.tolist(), needs, tokens, urgent.tolist()):
             marked: list[int] = []
             gain = 0
             if free < need or seats <= 0:
-                dropped = view.computed_tokens[row] == 0
-                if dropped or io_tokens < view.computed_tokens[row]:
+                if not kv_tokens or io_tokens < kv_tokens:
                     continue
-                urgent = view.output_tokens[row] > 0 and scene.slack_s[row] < critical_s[row]
                 for victim, blocks, may in spares:
-                    if urgent or may:
+                    if is_urgent or may:
                         marked.append(victim)
                         gain += blocks
                         if free + gain >= need and seats + len(marked) > 0:
@@ -320,7 +323,7 @@ class TokenFlow:
                 if not self._preempt(scene, marked):
                     continue
                 spares = [spare for spare in spares if spare[0] not in marked]
-                io_tokens -= float(view.computed_tokens[row])
+                io_tokens -= kv_tokens
             free, seats = free + gain - need, seats + len(marked) - 1
             coming.append(row)
         ids = set(self._coming)

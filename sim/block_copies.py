@@ -45,10 +45,11 @@ class BlockCopies(HostCopies):
         host = np.where(written > 0, (host // bs + written) * bs, host)
         return q.computed_tokens[rows] + made - host, ends_s
 
-    def _complete(self, rows: Ints, fresh: Bools | int) -> None:
+    def _complete(self, rows: Ints, fresh: Bools | np.bool_) -> None:
         """All blocks have a copy that were full when those tokens were not there yet."""
         q, bs = self._requests, self._kv.block_size
         host = q.host_tokens[rows]
         complete = np.maximum((q.computed_tokens[rows] - fresh) // bs * bs, host)
         self._writer.wrote(float((complete // bs - host // bs).sum()) * bs, 0)
         q.host_tokens[rows] = complete
+        self._unwritten = self._waiting(rows)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import simpy
 
-from policies.api import HOLDS_BLOCKS, NOBODY, Event, Floats, Ints, InvalidPlan, Plan, Policy, Residency, View, check_plan
+from policies.api import HOLDS_BLOCKS, NOBODY, Event, Floats, Ints, InvalidPlan, Orders, Plan, Policy, Residency, View, check_plan
 
 from .beliefs import Beliefs
 from .block_copies import BlockCopies
@@ -54,7 +54,7 @@ class Engine:
         self.write_through = WriteThrough(machine, self.d2h)
         self.beliefs = Beliefs(machine)
         self.plan, self.happened, self.steps_to_wake = Plan(), 0, 0
-        self.prefill: tuple[tuple[int, int], ...] = ()      # of the plan, until it is done
+        self.prefilling = self.chunk = NOBODY       # rows and tokens of the plan's prefill, until it is done
         self.chunk_unfinished = False               # ends the plan
         self.decoders = Decoders(self.requests, self.clock, self.kv)
         self.copies = (BlockCopies if machine.write_whole_blocks else HostCopies)(
@@ -170,7 +170,7 @@ class Engine:
         if not isinstance(plan, Plan):
             raise PolicyError.at(self.policy, self.env.now, f"plan() returned {type(plan).__name__}, not a Plan")
         try:
-            check_plan(view, plan)
+            orders = check_plan(view, plan)
         except InvalidPlan as error:
             raise PolicyError.at(self.policy, self.env.now, str(error)) from error
         except Exception as error:
@@ -178,24 +178,24 @@ class Engine:
         if self.watch:
             self.decoders.settle_readers()
             self.watch.decided(self, view, plan)
-        self.plan, self.prefill, self.steps_to_wake, self.chunk_unfinished = plan, plan.prefill, plan.wake_after_steps, False
+        self.plan, self.steps_to_wake, self.chunk_unfinished = plan, plan.wake_after_steps, False
         self._fit = 0
-        self._apply(plan)
+        self._apply(orders)
 
-    def _apply(self, plan: Plan) -> None:
-        q = self.requests
-        for id in plan.forget:
-            q.host_tokens[q.row(id)] = 0.0
-        for id in plan.drop:
-            self._drop(q.row(id))
-        self.count.forgets += len(plan.forget)
-        self.decoders.become(q.rows(plan.decode))
-        for row in q.rows(plan.offload).tolist():
+    def _apply(self, orders: Orders) -> None:
+        decode, self.prefilling, self.chunk, offload, drop, load, store, forget = orders
+        if len(forget):
+            self.requests.host_tokens[forget] = 0.0
+            self.count.forgets += len(forget)
+        for row in drop.tolist():
+            self._drop(row)
+        self.decoders.become(decode)
+        for row in offload.tolist():
             self._offload(row)
-        for row in q.rows(plan.load).tolist():
+        for row in load.tolist():
             self._load(row)
-        if len(plan.store) or len(plan.offload) or len(plan.forget) or len(plan.drop):
-            self.copies.become(q.rows(plan.store))
+        if len(store) or len(offload) or len(forget) or len(drop):
+            self.copies.become(store)
             self.copies.recount()
 
     def _join_landed(self) -> None:
@@ -271,7 +271,7 @@ class Engine:
     # ---- running
 
     def _next_run(self) -> Run | None:
-        if self.prefill:
+        if len(self.prefilling):
             run = self._prefill_run()
         elif self.decoders.n:
             run = self._decode_run()
@@ -310,19 +310,19 @@ class Engine:
 
     def _prefill_run(self) -> Run:
         q, decoders, now = self.requests, self.decoders, self.env.now
-        rows = q.rows(np.array([id for id, _ in self.prefill], np.int64))
+        rows, chunk = self.prefilling, self.chunk
         whole, computed, pairs = [], decoders.n, 0.0
-        for row, (_, tokens) in zip(rows.tolist(), self.prefill):
+        for row, tokens in zip(rows.tolist(), chunk.tolist()):
             done = int(q.computed_tokens[row])
             computed, pairs = computed + tokens, pairs + tokens * (done + tokens / 2)
             if q.residency[row] != Residency.GPU:
                 q.residency[row], q.moved_s[row] = Residency.GPU, now
             if done + tokens == q.prompt_tokens[row] + q.output_tokens[row]:
                 whole.append(row)
-        chunk = np.array([tokens for _, tokens in self.prefill], np.int64)
         seqs = decoders.n + len(rows)
         end_s = now + self.machine.latency.step_s(computed, float(decoders.kv_tokens), pairs, seqs)
-        return Run(now, np.array([end_s]), decoders.rows, rows, chunk, np.array(whole, np.int64))
+        completing = rows if len(whole) == len(rows) else np.array(whole, np.int64)
+        return Run(now, np.array([end_s]), decoders.rows, rows, chunk, completing)
 
     def _write_through(self, run: Run) -> None:
         """What is written during the run, known before it starts: the chunks are taken before each step."""
@@ -377,7 +377,8 @@ class Engine:
             q.read_until_s[row] = max(float(q.read_until_s[row]) + 1.0 / float(q.consumption_rate[row]), end_s)
             q.prefill_token_s[row] = end_s
         self.happened |= Event.PREFILLED
-        self.prefill, self.chunk_unfinished = (), len(run.completing) < len(run.prefilling)
+        self.prefilling = self.chunk = NOBODY
+        self.chunk_unfinished = len(run.completing) < len(run.prefilling)
         if len(run.completing):
             self.decoders.join(run.completing)
             self.copies.joined(run.completing)
@@ -405,7 +406,7 @@ class Engine:
 
     def _finish(self, rows: Ints, now_s: float) -> None:
         """These are done and go. Everything is settled."""
-        self.clock.leave(self.requests, rows)
+        self.decoders.leave(rows)
         if self._finished:
             self._finished(rows, now_s)
         for row in rows:
@@ -415,11 +416,10 @@ class Engine:
     def _let_go(self) -> None:
         """Whoever gave up leaves, from wherever it is."""
         self.settle()
-        q, gone = self.requests, sorted(set(self.leaving))
-        self.leaving.clear()
-        rows = q.rows(np.array(gone, np.int64))
-        rows = rows[(rows < q.n) & (q.id[rows.clip(max=q.n - 1)] == gone)] if q.n else NOBODY     # the others are done
-        self.clock.leave(q, rows[q.joined[rows] >= 0])
+        q, gone = self.requests, self.leaving
+        self.leaving = []
+        rows = np.isin(q.id[: q.n], gone).nonzero()[0]      # of the others, all is out
+        self.decoders.leave(rows[q.joined[rows] >= 0])
         for row, at in zip(rows.tolist(), q.residency[rows].tolist()):
             self.evicting -= at == Residency.EVICTING
             self.loading -= at == Residency.LOADING

@@ -16,26 +16,28 @@ from .requests import Requests, moved
 from .step_clock import StepClock
 from .write_through import WriteThrough
 
+_UNMARKED: Bools = np.zeros(0, np.bool_)
+
 
 class HostCopies:
     def __init__(self, requests: Requests, clock: StepClock, kv: KVCache, decoders: Decoders, writer: WriteThrough) -> None:
         self._requests, self._clock, self._kv, self._decoders, self._writer = requests, clock, kv, decoders, writer
         self.rows: Ints = NOBODY            #: in the order of the plan
-        self._marked: Bools = np.zeros(0, np.bool_)     # of shape (requests then,)
+        self.n = 0
+        self._marked = _UNMARKED            # of shape (requests then,)
         self._growing = 0                   # how many of them decode
         self._unwritten = 0.0               # their KV without a copy, in tokens
         self._settled_at = 0                # step of the clock
         self._kept_up = False               # since then, all that waited was written in each run
         self._last_decoded = False          # the last of those runs decoded
 
-    @property
-    def n(self) -> int:
-        return len(self.rows)
-
     def become(self, rows: Ints) -> None:
         """These are written through from now on. Everything is settled."""
-        self.rows = rows
-        self._mark()
+        self.rows, self.n = rows, len(rows)
+        if self.n:
+            self._mark()
+        else:
+            self._marked = _UNMARKED
         self._measure()
 
     def any_of(self, rows: Ints) -> bool:
@@ -103,16 +105,18 @@ class HostCopies:
         """Bring `host_tokens` up to date."""
         if not len(self.rows) or (not self._kept_up and self._clock.steps == self._settled_at):
             return
-        q, rows = self._requests, self.rows
-        fresh = (q.joined[rows] >= 0) & (q.joined[rows] < self._clock.steps) if self._last_decoded else 0
         self._decoders.settle()
-        if self._kept_up:
-            self._complete(rows, fresh)
-        self._measure()
+        if not self._kept_up:
+            return self._measure()
+        rows = self.rows
+        joined = self._requests.joined[rows]
+        self._complete(rows, (joined >= 0) & (joined < self._clock.steps) if self._last_decoded else np.False_)
+        self._settled_at, self._kept_up = self._clock.steps, False
 
-    def _complete(self, rows: Ints, fresh: Bools | int) -> None:
-        """All is written but so many tokens of each, which the last step made."""
+    def _complete(self, rows: Ints, fresh: Bools | np.bool_) -> None:
+        """All is written but what the last step made, one token of some."""
         self._requests.host_tokens[rows] = self._requests.computed_tokens[rows] - fresh
+        self._unwritten = float(np.count_nonzero(fresh))
 
     def joined(self, rows: Ints) -> None:
         """Some requests decode from now on; those that are written through have nothing unwritten."""
@@ -122,10 +126,8 @@ class HostCopies:
 
     def shift(self, removed: Ints) -> None:
         """These rows, ascending, are no more. Everything is settled."""
-        self.rows = moved(self.rows, removed)
-        self._mark()
+        self.become(moved(self.rows, removed))
         self.recount()
-        self._measure()
 
     def recount(self) -> None:
         """Count the host's free blocks anew, with the whole KV of who is written through."""

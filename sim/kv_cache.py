@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from policies.api import HOLDS_BLOCKS, Bools, Ints, Residency, blocks_for
+from policies.api import HOLDS_BLOCKS, Bools, Residency, blocks_for
 
 from .machine import Machine
 from .requests import Requests
@@ -18,13 +18,6 @@ class KVCache:
         self.total = self.free = machine.kv_blocks
         self.host_total = self.host_free = machine.host_kv_blocks
         self.orphaned = 0           #: GPU blocks that copies still fill whose requests are gone
-
-    def more_blocks(self, tokens: Ints, more: Ints, most: int) -> int:
-        """Blocks that requests with so many tokens need more for `more` tokens each, none of which is above `most`."""
-        bs = self.block_size
-        if most <= bs:                                  # one block at most
-            return int(np.count_nonzero((tokens - 1) % bs + more >= bs))
-        return int(((tokens + more - 1) // bs - (tokens - 1) // bs).sum())
 
     def seat(self, row: int) -> None:
         self.free -= self.blocks(row)

@@ -51,8 +51,10 @@ class LatencyModel:
 
         `first_s`: what the first takes; their context grows by `seqs` a step. Summed one after the other, as a clock does.
         """
+        if steps == 1:
+            return np.array([start_s + first_s])
         took: Floats = (_COUNT[:steps] if steps <= len(_COUNT) else np.arange(float(steps))) * (self.kv_token_s * seqs)
         took += first_s
         took[0] += start_s
-        ends: Floats = took.cumsum()
+        ends: Floats = np.add.accumulate(took, out=took)
         return ends

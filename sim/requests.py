@@ -11,7 +11,7 @@ from policies.api import Floats, Ints
 from traces.pace import Changes
 
 _INTS = ("id", "prompt_tokens", "output_tokens", "max_tokens", "computed_tokens", "residency", "preemptions", "reader",
-         "final_tokens", "joined", "settled", "read_at", "change_at")
+         "final_tokens", "joined", "change_at")
 _FLOATS = ("arrival_s", "host_tokens", "consumption_rate", "read_until_s", "moved_s", "priority", "ttft_slo_s", "tpot_slo_s",
            "first_s", "prefill_token_s")
 
@@ -27,7 +27,6 @@ class Requests:
     final_tokens: the output length the model will really produce (the policy never sees it);
     joined: where in the step clock the request began to decode, -1 while it does not;
     change_at: tokens with which the reader goes on at another rate, `NEVER` when there is none;
-    settled, read_at: steps of the clock that a decoding request's tokens, and its reader, have been brought up to;
     first_s, prefill_token_s: times of the first token and of the one its last prefill gave, NaN when there is none.
     """
 
@@ -41,8 +40,6 @@ class Requests:
     reader: Ints
     final_tokens: Ints
     joined: Ints
-    settled: Ints
-    read_at: Ints
     change_at: Ints
     arrival_s: Floats
     host_tokens: Floats
@@ -58,15 +55,17 @@ class Requests:
     def __init__(self, capacity: int = 256) -> None:
         self.n = 0
         self.rate_changes: dict[int, Changes] = {}      #: of those whose rate changes, by id
-        self._hold(np.zeros((len(_INTS), capacity), np.int64), np.zeros((len(_FLOATS), capacity)))
+        self._hold(np.zeros((len(_INTS) + len(_FLOATS), capacity), np.int64))
 
-    def _hold(self, ints: Ints, floats: Floats) -> None:
-        self._ints, self._floats = ints, floats
-        self._frozen = ints.view(), floats.view()
-        for table in self._frozen:
-            table.flags.writeable = False
+    def _hold(self, table: Ints) -> None:
+        self._table = table         # one for both kinds, floats by their bits: rows move in one go
+        self._ints = table[: len(_INTS)]
+        self._floats: Floats = table[len(_INTS) :].view(np.float64)
+        self._frozen = self._ints.view(), self._floats.view()
+        for window in self._frozen:
+            window.flags.writeable = False
         self._windows: dict[int, tuple[tuple[Ints, ...], tuple[Floats, ...]]] = {}
-        for name, column in zip((*_INTS, *_FLOATS), (*ints, *floats)):
+        for name, column in zip((*_INTS, *_FLOATS), (*self._ints, *self._floats)):
             setattr(self, name, column)
 
     def frozen(self) -> tuple[tuple[Ints, ...], tuple[Floats, ...]]:
@@ -84,9 +83,8 @@ class Requests:
             rate_changes: Changes = ()) -> None:
         n = self.n
         if n == self._ints.shape[1]:
-            self._hold(np.concatenate((self._ints, np.zeros_like(self._ints)), axis=1),
-                       np.concatenate((self._floats, np.zeros_like(self._floats)), axis=1))
-        self._ints[:, n] = (id, prompt_tokens, 0, max_tokens, 0, 0, 0, reader, final_tokens, -1, 0, 0, NEVER)
+            self._hold(np.concatenate((self._table, np.zeros_like(self._table)), axis=1))
+        self._ints[:, n] = (id, prompt_tokens, 0, max_tokens, 0, 0, 0, reader, final_tokens, -1, NEVER)
         self._floats[:, n] = (arrival_s, 0.0, consumption_rate, -np.inf, arrival_s, priority, ttft_slo_s, tpot_slo_s,
                               np.nan, np.nan)
         if rate_changes:
@@ -101,13 +99,11 @@ class Requests:
                 self.rate_changes.pop(id, None)
         if len(rows) == 1:
             row = int(rows[0])
-            self._ints[:, row : n - 1] = self._ints[:, row + 1 : n]
-            self._floats[:, row : n - 1] = self._floats[:, row + 1 : n]
+            self._table[:, row : n - 1] = self._table[:, row + 1 : n]
         else:
             keep, left = np.ones(n, np.bool_), n - len(rows)
             keep[rows] = False
-            self._ints[:, :left] = self._ints[:, :n][:, keep]
-            self._floats[:, :left] = self._floats[:, :n][:, keep]
+            self._table[:, :left] = self._table[:, :n][:, keep]
         self.n = n - len(rows)
 
     def read_on(self, rows: Ints) -> None:
@@ -120,10 +116,6 @@ class Requests:
 
     def row(self, id: int) -> int:
         return int(self.id[: self.n].searchsorted(id))
-
-    def rows(self, ids: Ints) -> Ints:
-        rows: Ints = self.id[: self.n].searchsorted(ids)
-        return rows
 
 
 def moved(rows: Ints, removed: Ints) -> Ints:

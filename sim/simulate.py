@@ -145,23 +145,24 @@ class _Run:
         return rejected
 
     def _clients(self) -> Generator[simpy.Event, Any, None]:
-        env, trace, add, rates, changes = self.env, self.trace, self.engine.requests.add, self.rates, self.trace.rate_changes
-        for id in range(len(trace)):
-            if self._turned_away[id]:
-                self.records.sent_s[id] = trace.arrival_s[id]
+        env, trace, add = self.env, self.trace, self.engine.requests.add
+        columns: list[Any] = [self._turned_away, trace.arrival_s, trace.input_tokens, trace.output_tokens, self.rates,
+                              trace.priority, trace.ttft_slo_s, trace.tpot_slo_s, trace.reader]
+        # memoryviews give Python's numbers one by one: no list of them all
+        rows = zip(*(memoryview(column) for column in columns))
+        for id, (turned_away, arrival_s, prompt, output, rate, priority, ttft_slo_s, tpot_slo_s, reader) in enumerate(rows):
+            if turned_away:
+                self.records.sent_s[id] = arrival_s
                 self._done += 1
                 continue
-            if trace.arrival_s[id] > env.now:
-                yield env.timeout(float(trace.arrival_s[id]) - env.now)
+            if arrival_s > env.now:
+                yield env.timeout(arrival_s - env.now)
             while self._in_flight >= self._max_concurrency:
                 self._slot_free = env.event()
                 yield self._slot_free
             self._in_flight += 1
             self.records.sent_s[id] = env.now
-            output = int(trace.output_tokens[id])
-            add(id, env.now, int(trace.input_tokens[id]), output, output, float(rates[id]), float(trace.priority[id]),
-                float(trace.ttft_slo_s[id]), float(trace.tpot_slo_s[id]), bool(trace.reader[id]),
-                changes[id])
+            add(id, env.now, prompt, output, output, rate, priority, ttft_slo_s, tpot_slo_s, reader, trace.rate_changes[id])
             self.engine.note(Event.ARRIVAL)
 
     def _finished(self, rows: Ints, now_s: float) -> None:

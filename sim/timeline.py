@@ -94,9 +94,7 @@ class Recorder:
         """All of it, to the last request's end or to where the simulation was stopped."""
         if engine.requests.n:       # stopped within a step
             engine.settle()
-            rows = engine.requests.rows(np.array([id for id, _ in engine.prefill], np.int64))
-            chunk = np.array([tokens for _, tokens in engine.prefill], np.int64)
-            step = Run(self._since_s, np.array([engine.env.now]), engine.decoders.rows, rows, chunk, NOBODY)
+            step = Run(self._since_s, np.array([engine.env.now]), engine.decoders.rows, engine.prefilling, engine.chunk, NOBODY)
             self._look(engine, engine.env.now, step.rows, step.start_s, step)
         self._put()
         return Timeline(*self._bins.told())

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import FAST, Ask, Log, machine, run_engine, view_of
+from builders import FAST, Ask, Log, machine, random_asks, random_machine, run_engine, view_of
 
 from policies import Andes, AndesCode
 from policies.andes_loop import Room
@@ -254,3 +254,10 @@ def test_the_preemption_cap_and_the_host_save_throughput() -> None:
 def test_impossible_fields(make: type, fields: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         make(**fields)
+
+
+def test_nobody_rests_when_all_others_are_done() -> None:
+    """On a slow machine few run together; who rests goes on when the last of them is done, not after steps that nobody takes."""
+    rng = np.random.default_rng([1, True])
+    asks = random_asks(rng, 40)
+    run_engine(asks, Andes(), random_machine(rng, asks, tight=True))

@@ -120,6 +120,16 @@ def test_every_rule_in_the_source_has_its_case() -> None:
     assert texts - {"all", "not in the view"} == {case[0] for case in BROKEN}
 
 
+@pytest.mark.parametrize("plan", [LEGAL, Plan(decode=ids(10, 20)), Plan(drop=ids(50), forget=ids(80)), Plan()],
+                         ids=["all orders", "the earliest", "no decodes", "nothing"])
+def test_says_in_which_rows_a_plan_names_whom(plan: Plan) -> None:
+    v = view(ROWS)
+    orders = check_plan(v, plan)
+    for name in ("decode", "offload", "drop", "load", "store", "forget"):
+        assert v.id[getattr(orders, name)].tolist() == getattr(plan, name).tolist(), name
+    assert tuple(zip(v.id[orders.prefill].tolist(), orders.chunk.tolist())) == plan.prefill
+
+
 @pytest.mark.parametrize("freed", [Plan(offload=ids(80), load=ids(50)), Plan(drop=ids(80), load=ids(50))], ids=["offload", "drop"])
 def test_blocks_freed_at_once_count(freed: Plan) -> None:
     """A complete copy leaves at once, a dropped request too; whoever must be written first does not."""
