@@ -32,6 +32,7 @@ from traces import BadInput
 
 from .detailed import request_lists
 from .result import Result
+from .winner import RULE, verdict
 
 DEFAULT_ROOT = Path("tokenflow-out")
 _PACKAGES = ("tokenflow-lab", "simpy", "numpy", "pydantic")
@@ -135,8 +136,10 @@ def run_facts(result: Result, detailed: bool = False) -> dict[str, Any]:
 
 
 def comparison_facts(results: Mapping[str, Result], detailed: bool = False) -> dict[str, Any]:
-    """What compare.json holds: what run.json would, by policy."""
-    return {"policies": {label: run_facts(result, detailed) for label, result in results.items()}}
+    """What compare.json holds: what run.json would, by policy; and who wins, where vLLM is among them."""
+    facts: dict[str, Any] = {"policies": {label: run_facts(result, detailed) for label, result in results.items()}}
+    found = verdict(facts["policies"])
+    return facts if found is None else facts | {"winner": found.winner, "winner_rule": RULE}
 
 
 def host_facts(simulate_cpu_s: Mapping[str, float] | None = None, command: Sequence[str] | None = None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import simpy
 
 from policies import POLICIES
-from policies.api import Bools, Event, Floats, Ints, Policy
+from policies.api import Event, Floats, Ints, Policy
 from traces import Trace, cells, options
 
 from .engine import Engine, Watch
@@ -127,22 +127,8 @@ class _Run:
         self._progress, self._done, self._in_flight = progress, 0, 0
         self._max_concurrency = max_concurrency or len(trace)
         self._slot_free: simpy.Event | None = None
-        self._turned_away = self._reject(max_model_len)
+        self._turned_away = self.records.turn_away(trace, machine.kv_blocks * machine.block_size, max_model_len)
         self.env.process(self._clients())
-
-    def _reject(self, max_model_len: int | None) -> Bools:
-        """Marks requests that can never run; BadInput when that is all of them."""
-        need = self.trace.input_tokens + self.trace.output_tokens
-        pool = self.machine.kv_blocks * self.machine.block_size
-        limits = [(pool, "the KV pool of")] + ([(max_model_len, "--max-model-len")] if max_model_len else [])
-        for limit, name in limits:
-            over = need > limit
-            self.records.fate[over] = Fate.REJECTED
-            self.records.reason[over] = f"prompt + output exceeds {name} {limit} tokens"
-        rejected: Bools = self.records.fate == Fate.REJECTED
-        if rejected.all():
-            raise BadInput("trace", self.trace.source or "given", f"no request fits: {self.records.reason[0]}")
-        return rejected
 
     def _clients(self) -> Generator[simpy.Event, Any, None]:
         env, trace, add, rates, changes = self.env, self.trace, self.engine.requests.add, self.rates, self.trace.rate_changes
