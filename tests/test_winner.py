@@ -12,7 +12,8 @@ from sim.cli import main
 from sim.winner import RULE, baseline_of, verdict
 
 
-def summary(p99_ttft_ms: float | None, rebuffer_s: float | None = 0.0, tps: float = 1000.0, effective: float = 500.0) -> dict[str, Any]:
+def summary(p99_ttft_ms: float | None, rebuffer_s: float | None = 0.0, tps: float = 1000.0,
+            effective: float = 500.0) -> dict[str, Any]:
     return {"p99_ttft_ms": p99_ttft_ms, "mean_rebuffer_s": rebuffer_s, "output_throughput": tps, "effective_throughput": effective}
 
 
