@@ -25,7 +25,7 @@ from .profile_steps import EngineDied, measure
 from .samples import Samples
 
 #: what a measured step is, on every machine
-_ALWAYS = {"async_scheduling": False, "enable_prefix_caching": True, "enable_chunked_prefill": True, "skip_tokenizer_init": True,
+ALWAYS = {"async_scheduling": False, "enable_prefix_caching": True, "enable_chunked_prefill": True, "skip_tokenizer_init": True,
            "disable_log_stats": True, "seed": 0}
 _MEASURED, _LINK_SHARE = "measured", 0.15       # of the budget
 _HOST_SHARE = 0.8       # of the free memory: the most that weights may take on a CPU
@@ -40,7 +40,7 @@ def profile(name: str, folder: Path, budget_s: float, resume: bool = False, engi
     samples = Samples(folder, resume)
     with tempfile.TemporaryDirectory(prefix="tokenflow-calibrate-") as scratch, Progress(name, budget_s) as progress:
         model = prepare(name, Path(scratch))
-        asked = _ALWAYS | defaults(model) | dict(engine_args or {})
+        asked = ALWAYS | defaults(model) | dict(engine_args or {})
         here = before_start(model, asked)
         samples.must_agree(here)        # before the minutes that a start can take
         try:

@@ -56,6 +56,7 @@ class Played:
     reason: list[str]               #: why it was rejected, or is unfinished
     rejected: Bools
     preemptions: Floats             #: NaN where nobody counts
+    start_s: float = 0.0            #: on the clock that timed it
     end_s: float = 0.0
     ended: BaseException | None = None      #: what ended it before its time: an interruption, or an error of the engine
 
@@ -163,7 +164,7 @@ def play(trace: Trace, engine: Engine, played: Played, *, vocab: int, consume_ra
         run.run()
     except (KeyboardInterrupt, Ended, Exception) as error:
         played.ended = error
-    played.end_s = run.now_s()
+    played.start_s, played.end_s = run.start_s, run.now_s()
     for id, times in engine.preemptions().items():
         played.preemptions[id] = times
     explain(played, trace)

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from calibrate.replay_play import Spoke
+from calibrate.replay_play import Played, Spoke
 from sim.counters import Counters
+from sim.timeline import Timeline
 
+from .replay_timeline import Recorder
 from .start import limits_of, start
 
 _WARM = (1, 8, 64, 256)         # tokens of prompts that make the first step of each size here, not in the replay
@@ -30,6 +32,7 @@ class ReplayEngine:
         self.limits = limits_of(self._engine.vllm_config)
         self.scheduler: Any = self._engine.engine_core.engine_core.scheduler
         self._requests: dict[int, Any] = {}
+        self._recorder: Recorder | None = None
         self._warm_up()
 
     @property
@@ -68,6 +71,13 @@ class ReplayEngine:
         """By `sim.result.LINKS`."""
         tell = getattr(getattr(self.scheduler, "host", None), "totals", None)
         return None if tell is None else dict(tell())
+
+    def record(self) -> None:
+        """A timeline, from now on."""
+        self._recorder = Recorder(self.scheduler)
+
+    def timeline(self, played: Played) -> Timeline | None:
+        return None if self._recorder is None else self._recorder.timeline(played.start_s, played.end_s)
 
     # ---- before the first request
 
