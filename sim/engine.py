@@ -17,6 +17,7 @@ import simpy
 from policies.api import NOBODY, Event, Floats, Ints, InvalidPlan, Plan, Policy, Residency, View, check_plan
 
 from .beliefs import Beliefs
+from .block_copies import BlockCopies
 from .counters import Counters
 from .decoders import Decoders
 from .errors import FAULTS, PolicyError, Wedged
@@ -56,7 +57,8 @@ class Engine:
         self.prefill: tuple[tuple[int, int], ...] = ()      # of the plan, until it is done
         self.chunk_unfinished = False               # ends the plan
         self.decoders = Decoders(self.requests, self.clock, self.kv)
-        self.copies = HostCopies(self.requests, self.clock, self.kv, self.decoders, self.write_through)
+        self.copies = (BlockCopies if machine.write_whole_blocks else HostCopies)(
+            self.requests, self.clock, self.kv, self.decoders, self.write_through)
         self.landed: list[int] = []                 # ids that join the decoders at the next step
         self._fit = 0                               # decode steps that fit, found when the plan was looked at last
         self.loading = self.evicting = 0

@@ -49,8 +49,12 @@ class HostCopies:
     def _measure(self) -> None:
         q, rows = self._requests, self.rows
         self._growing = int(np.count_nonzero(q.joined[rows] >= 0)) if len(rows) else 0
-        self._unwritten = float((q.computed_tokens[rows] - q.host_tokens[rows]).sum()) if len(rows) else 0.0
+        self._unwritten = self._waiting(rows) if len(rows) else 0.0
         self._settled_at, self._kept_up = self._clock.steps, False
+
+    def _waiting(self, rows: Ints) -> float:
+        """Tokens that could be written now."""
+        return float((self._requests.computed_tokens[rows] - self._requests.host_tokens[rows]).sum())
 
     def steps_that_fit(self) -> int:
         """Decode steps that surely fit into the free host blocks; 0 only if not even one does."""
@@ -78,7 +82,7 @@ class HostCopies:
     def follow(self, start_s: float, ends_s: Floats, made: Floats) -> tuple[Floats, Floats]:
         """What each request lacks after a run in which it makes so much a step; everything is settled.
 
-        Returns that and the ends of the steps, the last put off where its chunk outlasts it.
+        Returns that and the ends of the steps, of which there may be fewer, the last put off where its chunk outlasts it.
         """
         q, rows, believed = self._requests, self.rows, ends_s
         unwritten = q.computed_tokens[rows] - q.host_tokens[rows]
@@ -103,8 +107,12 @@ class HostCopies:
         fresh = (q.joined[rows] >= 0) & (q.joined[rows] < self._clock.steps) if self._last_decoded else 0
         self._decoders.settle()
         if self._kept_up:
-            q.host_tokens[rows] = q.computed_tokens[rows] - fresh
+            self._complete(rows, fresh)
         self._measure()
+
+    def _complete(self, rows: Ints, fresh: Bools | int) -> None:
+        """All is written but so many tokens of each, which the last step made."""
+        self._requests.host_tokens[rows] = self._requests.computed_tokens[rows] - fresh
 
     def joined(self, rows: Ints) -> None:
         """Some requests decode from now on; those that are written through have nothing unwritten."""

@@ -72,6 +72,11 @@ class Link:
         self._look()
         then(across_s)
 
+    def awaited_s(self) -> list[float]:
+        """When each queued copy that has not been taken is across, in their order."""
+        times = [across_s if delays == self._delays else self._across_s(queued_s) for across_s, queued_s, delays, _ in self._queue]
+        return [self.next_s, *times[1:]] if times else []
+
     def _put_off(self, lost_s: float) -> None:
         if lost_s > 0:
             self.free_s += lost_s

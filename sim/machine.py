@@ -26,6 +26,7 @@ class Machine:
     copy_overhead_s: float = 3.5e-6         #: per copy
     copies_per_block: int = 1               #: 1 for contiguous blocks, 2 x layers for per-layer ones
     write_share: float = 0.9                #: share of a step's believed duration that write-through may fill
+    write_whole_blocks: bool = False        #: written through when full, as vLLM's blocks are; else token by token, as SGLang's
     believed_step: float = 1.0              #: the policy's step times = the truth x this
     believed_link: float = 1.0              #: the policy's link rates = the truth x this
 

@@ -56,6 +56,10 @@ class WriteThrough:
         hidden: Floats = spare_s * (self._believed_link / self._token_s)
         return hidden
 
+    def hidden_blocks(self, start_s: float, end_s: float) -> float:
+        """Of whole blocks, what the engine takes before a single step, at most."""
+        return float(np.floor((self.hidden_tokens(start_s, np.array([end_s]))[0] + _SNAP_TOKENS) / self._block_size))
+
     def write(self, start_s: float, ends_s: Floats, unwritten: Floats, fresh: Floats) -> Floats:
         """Tokens still unwritten after the steps, per request in the order of the plan.
 
@@ -96,9 +100,13 @@ class WriteThrough:
     def outlasting(self, start_s: float, end_s: float, unwritten: float) -> float:
         """When the step that began at `start_s` is over: later than `end_s` where its chunk outlasts it."""
         chunk = min(unwritten, float(self.hidden_tokens(start_s, np.array([end_s]))[0]))
-        across_s = self._d2h.written_s(max(start_s, self._d2h.free_s), chunk * self._token_s) if chunk > 0 else end_s
+        across_s = self.across_s(start_s, chunk) if chunk > 0 else end_s
         if across_s > end_s + 1e-9:
             self.late_chunks += 1
             self.late_s += across_s - end_s
             return across_s
         return end_s
+
+    def across_s(self, start_s: float, tokens: float) -> float:
+        """When so many tokens are across that are written from then on, after what is queued."""
+        return self._d2h.written_s(max(start_s, self._d2h.free_s), tokens * self._token_s)

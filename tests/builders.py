@@ -132,7 +132,8 @@ def random_machine(rng: np.random.Generator, asks: Sequence[Ask], tight: bool) -
     return Machine(latency, pool, host, bs, max_seqs=seats, max_step_tokens=max(int(rng.choice([32, 256, 2048])), seats),
                    h2d_bytes_per_s=float(rng.choice([0.1e9, 2e9, 25e9])), d2h_bytes_per_s=float(rng.choice([0.1e9, 2e9, 25e9])),
                    believed_step=float(rng.choice([0.5, 1, 1, 2])), believed_link=float(rng.choice([0.5, 1, 1, 2])),
-                   duplex_h2d=float(rng.choice([0.3, 0.64, 1])), duplex_d2h=float(rng.choice([0.3, 0.96, 1])))
+                   duplex_h2d=float(rng.choice([0.3, 0.64, 1])), duplex_d2h=float(rng.choice([0.3, 0.96, 1])),
+                   write_whole_blocks=bool(rng.random() < 0.5))
 
 
 @dataclass

@@ -65,7 +65,7 @@ def loads(draw: st.DrawFn) -> tuple[list[Ask], Machine]:
                  max_step_tokens=draw(st.integers(max(seats, 8), 300)), h2d_bytes_per_s=draw(st.sampled_from([0.05e9, 1e9, 25e9])),
                  d2h_bytes_per_s=draw(st.sampled_from([0.05e9, 1e9, 25e9])), believed_step=draw(st.sampled_from([0.5, 1.0, 2.0])),
                  believed_link=draw(st.sampled_from([0.5, 1.0, 2.0])), duplex_h2d=draw(st.sampled_from([0.5, 1.0])),
-                 duplex_d2h=draw(st.sampled_from([0.5, 0.96])))
+                 duplex_d2h=draw(st.sampled_from([0.5, 0.96])), write_whole_blocks=draw(st.booleans()))
     return asks, on
 
 

@@ -1,73 +1,140 @@
-"""The host tier as the scheduler needs it. Whoever implements it is also the KV connector that vLLM itself talks to."""
+"""The host tier as the scheduler sees it: a pool of blocks, two links, and orders that go to the worker with the next step."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from sim.machine import Machine
+from sim.write_through import WriteThrough
+
+from .copies import Across, Copies, Pair
+from .host_pool import HostPool
+from .link_times import EmulatedLinks, ReportedLinks
 
 
-class Chunk(NamedTuple):
-    """KV of one resident that may be written through during the coming step."""
+class Full(NamedTuple):
+    """Full blocks of a resident that have no copy on the host: the request's `first` and those that follow it."""
 
     request_id: str
-    unwritten: float        #: tokens without a host copy before the step
-    fresh: int              #: tokens that the step itself makes; they can be written only after it
+    first: int
+    gpu_blocks: list[int]
 
 
-class HostTier(Protocol):
-    """A pool of host blocks and a link each way. Requests go by vLLM's ids, times are on the scheduler's clock.
+class HostTier:
+    """Requests go by vLLM's ids, times are on the scheduler's clock.
 
-    The scheduler decides who is copied and counts the blocks; the tier moves the bytes and says when they are across.
+    The scheduler decides who is copied, and counts host blocks as the policy sees them; the tier gives out slots, knows when copies
+    are across, and measures out what is written through. `emulated`: copies take the time that `machine`'s links say, whatever they
+    really take.
     """
 
+    def __init__(self, machine: Machine, emulated: bool) -> None:
+        self.pool, self.emulated = HostPool(machine.host_kv_blocks), emulated
+        self._links = EmulatedLinks(machine) if emulated else ReportedLinks(machine)
+        self._writer = WriteThrough(replace(machine, believed_step=1.0), self._links.d2h)   # it is told what is believed
+        self._block_size, self._block_bytes = machine.block_size, machine.block_size * machine.kv_token_bytes
+        self._now_s = 0.0
+        self._to_load: dict[str, int] = {}
+        self._reports: list[str] = []
+        self._copies = Copies()
+
     @property
-    def total_blocks(self) -> int: ...
+    def total_blocks(self) -> int:
+        return self.pool.total_blocks
 
     @property
     def h2d_free_s(self) -> float:
         """When everything queued from the host to the GPU is across."""
+        return self._links.h2d.free_s
 
     @property
-    def d2h_free_s(self) -> float: ...
+    def d2h_free_s(self) -> float:
+        return self._links.d2h.free_s
 
-    def evict(self, request_id: str, blocks: int) -> None:
-        """Copy the last `blocks` blocks of a resident to the host; it computes nothing until they are across."""
+    @property
+    def next_s(self) -> float:
+        """When the next copy is across; infinite where only the worker knows."""
+        return self._links.next_s
+
+    # ---- orders of the scheduler, for the coming step
+
+    def begin(self, now_s: float) -> list[tuple[str, float]]:
+        """A step is being scheduled. Whose evictions and loads are complete since the last one, and when they were, in order."""
+        self._now_s = now_s
+        self._links.look(now_s)
+        across = [(name, self._links.reported(name, now_s)) for name in self._reports]
+        self._reports = []
+        self._links.look(now_s)
+        return sorted(across, key=lambda each: each[1])
+
+    def evict(self, request_id: str, first: int, gpu_blocks: Sequence[int]) -> None:
+        """Copy these blocks, the request's `first` and those that follow; it computes nothing until they are across."""
+        self._copies.evict[request_id] = self._pairs(request_id, first, gpu_blocks)
+        self._links.evict(request_id, len(gpu_blocks), self._now_s)
 
     def load(self, request_id: str, tokens: int) -> None:
-        """In the coming schedule(), answer vLLM that this request has so many tokens to load, and start the copy."""
+        """Copy it back; vLLM will ask, and be told that this request has so many tokens to load."""
+        self._to_load[request_id] = tokens
+        self._links.load(request_id, -(-tokens // self._block_size), self._now_s)
+
+    def cancel_load(self, request_id: str) -> None:
+        """vLLM did not take it."""
+        del self._to_load[request_id]
+        self._links.cancel_load(request_id)
+
+    def write(self, wanted: Iterable[Full], step_s: float) -> list[int]:
+        """Write through during a step believed to take so long what it can hide, in this order; how many blocks of each."""
+        room, written = self._writer.hidden_blocks(self._now_s, self._now_s + step_s), []
+        for request_id, first, gpu_blocks in wanted:
+            n = int(min(len(gpu_blocks), room))
+            if n:
+                self._copies.write += self._pairs(request_id, first, gpu_blocks[:n])
+            written.append(n)
+            room -= n
+        tokens = float(len(self._copies.write) * self._block_size)
+        self._writer.wrote(tokens, 1)
+        if tokens and self.emulated:
+            self._copies.written_s = self._writer.across_s(self._now_s, tokens)
+        return written
 
     def forget(self, request_id: str) -> None:
         """Nobody needs this request's host copy any more."""
+        self.pool.forget(request_id)
 
-    def write(self, chunks: list[Chunk]) -> None:
-        """Write through during the coming step what it can hide, in this order."""
+    def _pairs(self, request_id: str, first: int, gpu_blocks: Sequence[int]) -> list[Pair]:
+        return list(zip(gpu_blocks, self.pool.slots(request_id, first, first + len(gpu_blocks))))
 
-    def unwritten(self) -> list[float]:
-        """Tokens still without a copy after that step, `fresh` ones included, per chunk."""
+    # ---- what vLLM asks and tells its connector
 
-    def across(self) -> list[tuple[str, float]]:
-        """Whose evictions and loads are complete since the last call, and when; a load only once vLLM knows as well."""
+    def tokens_to_load(self, request_id: str) -> int:
+        return self._to_load.get(request_id, 0)
 
+    def begin_load(self, request_id: str, gpu_blocks: Sequence[int]) -> None:
+        """vLLM has given it these GPU blocks."""
+        blocks = -(-self._to_load.pop(request_id) // self._block_size)
+        self._copies.load[request_id] = self._pairs(request_id, 0, gpu_blocks[:blocks])
 
-class NoHost:
-    """Where no KV connector is configured: no plan that copies anything is legal."""
+    def take_orders(self) -> Copies:
+        """What the worker is to do with the step."""
+        copies, self._copies = self._copies, Copies()
+        copies.across_s = self._links.awaited_s()
+        return copies
 
-    total_blocks = 0
-    h2d_free_s = d2h_free_s = 0.0
+    def report(self, loaded: Iterable[str], worker: Across | None) -> None:
+        """What is across, as the worker says after a step."""
+        self._reports += loaded
+        if worker is not None:
+            self._reports += worker.evicted
+            self._writer.late_chunks += worker.waited_s > 0
+            self._writer.late_s += worker.waited_s
 
-    def evict(self, request_id: str, blocks: int) -> None:
-        raise AssertionError("there is no host tier")
+    # ---- after the run
 
-    def load(self, request_id: str, tokens: int) -> None:
-        raise AssertionError("there is no host tier")
-
-    def forget(self, request_id: str) -> None:
-        pass
-
-    def write(self, chunks: list[Chunk]) -> None:
-        raise AssertionError("there is no host tier")
-
-    def unwritten(self) -> list[float]:
-        return []
-
-    def across(self) -> list[tuple[str, float]]:
-        return []
+    def totals(self) -> dict[str, float]:
+        """Bytes moved and seconds busy, by link, as `sim.simulate` reports them; what is still queued counts as moved."""
+        h2d, d2h, writer = self._links.h2d, self._links.d2h, self._writer
+        return {"h2d_bytes": h2d.blocks * self._block_bytes, "d2h_bytes": d2h.blocks * self._block_bytes, "h2d_busy_s": h2d.busy_s,
+                "d2h_busy_s": d2h.busy_s, "write_through_bytes": writer.tokens / self._block_size * self._block_bytes,
+                "write_chunks": writer.chunks, "late_chunks": writer.late_chunks, "late_s": writer.late_s}

@@ -18,15 +18,21 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
+from vllm.logger import init_logger
 from vllm.v1.core.sched.request_queue import create_request_queue
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import RequestStatus
 
 from policies.api import CostModel, Event, Ints, Plan, Policy, Residency, View, check_plan
+from sim.beliefs import Beliefs
 from sim.counters import Counters
 
-from .host_tier import Chunk, HostTier, NoHost
+from .fallback import FirstComeFirstServed
+from .host_tier import Full, HostTier
+from .steering import Steering
 from .stream import Stream
+
+logger = init_logger(__name__)
 
 
 class Watch(Protocol):
@@ -36,7 +42,7 @@ class Watch(Protocol):
 
 
 class PlanScheduler(Scheduler):  # type: ignore[misc]
-    """vLLM's scheduler under a policy's orders; `steer` names the policy before the first step.
+    """vLLM's scheduler under a policy's orders, which `additional_config` names, or `steer` before the first step.
 
     vLLM's engine core calls schedule() and update_from_output() in turn, one step in flight.
     """
@@ -57,15 +63,26 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         self.prefill: list[tuple[Stream, int]] = []         # of the plan, until the step that does it is over
         self.loading: list[Stream] = []                     # begin to load in the coming step, in this order
         self.storing: list[Stream] = []
-        self.writing: list[Stream] = []                     # of these, in the step under way
+        self.writing: list[tuple[Stream, int]] = []         # of these, in the step under way: who has so many tokens copied then
         self.tokens: dict[str, int] = {}                    # what each request computes in this step
         self.step_began_s = 0.0
+        self.steps = self.departures = self.fallbacks = 0
+        steering = Steering.of(self.vllm_config)
+        if steering:
+            machine = steering.machine(self.vllm_config, self.kv_cache_config)
+            self.steer(steering.planner(), Beliefs(machine), HostTier(machine, steering.emulated))
 
-    def steer(self, planner: Policy, cost: CostModel, host: HostTier | None = None, *, clock: Callable[[], float] = time.monotonic,
+    def steer(self, planner: Policy, cost: CostModel, host: HostTier, *, clock: Callable[[], float] = time.monotonic,
               watch: Watch | None = None) -> None:
-        """What vLLM's constructor cannot bring. `host` must be the KV connector that vLLM talks to."""
-        self.planner, self.cost, self.clock, self.watch = planner, cost, clock, watch
-        self.host: HostTier = NoHost() if host is None else host
+        """`host` has no blocks where there is no `HostTierConnector`."""
+        self.planner, self.cost, self.clock, self.watch, self.host = planner, cost, clock, watch, host
+        if self.connector is not None:
+            self.connector.tier = host
+
+    def fidelity(self) -> dict[str, float]:
+        """How far the plans were carried out: the share of steps that were exactly as planned, and how often not."""
+        share = 1.0 - self.departures / self.steps if self.steps else 1.0
+        return {"plan_fidelity": share, "departures": self.departures, "fallbacks": self.fallbacks}
 
     def _refuse_what_bends_plans(self) -> None:
         features = {"prefix caching": self.cache_config.enable_prefix_caching, "a watermark": self.scheduler_config.watermark,
@@ -103,21 +120,20 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
 
     def schedule(self, throttle_prefills: bool = False) -> Any:
         now_s = self.clock()
-        self._take_copies()
+        self._take_copies(now_s)
         if not self._plan_stands(now_s):
             self._decide(now_s)
         begin = self.loading + [stream for stream, _ in self.prefill if stream.residency == Residency.NONE]
         self.tokens = {stream.name: 1 for stream in self.decoding} | {stream.name: tokens for stream, tokens in self.prefill}
-        self.writing = list(self.storing) if self.tokens else []
-        if self.writing:
-            self.host.write([Chunk(stream.name, stream.computed_tokens - stream.host_tokens, self.tokens.get(stream.name, 0))
-                             for stream in self.writing])
+        self.writing = self._write_through() if self.storing and self.tokens else []
         with self._only_waiting(begin), self._one_token_lent(bool(self.loading)):
             out = super().schedule()                        # whether prefills are throttled is the plan's affair
-        if out.num_scheduled_tokens != self.tokens:
-            raise RuntimeError(f"vLLM ran {out.num_scheduled_tokens}, the plan was {self.tokens}")
+        self.steps += bool(self.tokens)
+        if out.num_scheduled_tokens != self.tokens or (begin and self._left_waiting(begin)):
+            self._departed(out)
         for stream in begin[len(self.loading):]:
-            stream.move(Residency.GPU, now_s)
+            if stream.request.status == RequestStatus.RUNNING:
+                stream.move(Residency.GPU, now_s)
         self.loading = []
         self.step_began_s = now_s
         return out
@@ -134,17 +150,17 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
 
     # ---- between two steps
 
-    def _take_copies(self) -> None:
+    def _take_copies(self, now_s: float) -> None:
         """Who has left the GPU, and who has landed: with one token left, it joins the decoders of the standing plan."""
-        for name, when_s in self.host.across():
-            stream = self.named.get(name)
-            if stream is None:                              # aborted meanwhile
+        for name, when_s in self.host.begin(now_s):
+            stream = self.named.get(name)                   # None: aborted meanwhile
+            if stream is None:
                 continue
             if stream.residency == Residency.EVICTING:
                 stream.host_tokens = float(stream.computed_tokens)
                 self._leave_gpu(stream, Residency.HOST, when_s)
                 self.happened |= Event.EVICTED
-            else:
+            elif stream.residency == Residency.LOADING:
                 stream.move(Residency.GPU, when_s)
                 if stream.remaining_tokens == 1:
                     self.decoding.append(stream)
@@ -170,12 +186,26 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         self.count.decisions += 1
         self.storing = []                                   # the old order holds no host blocks in the view
         view = self.view(now_s)
-        plan = self.planner.plan(view)
-        check_plan(view, plan)
+        plan = self._legal_plan(view)
         if self.watch:
             self.watch.decided(self, view, plan)
         self.plan, self.steps_to_wake, self.chunk_unfinished = plan, plan.wake_after_steps, False
         self._apply(plan, now_s)
+
+    def _legal_plan(self, view: View) -> Plan:
+        """A policy that fails is not asked again: whoever is here, and whoever comes, is served in order of arrival."""
+        try:
+            plan = self.planner.plan(view)
+            check_plan(view, plan)
+        except Exception as error:
+            if isinstance(self.planner, FirstComeFirstServed):
+                raise
+            logger.error("policy %s failed, serving first come first served from now on: %s: %s", type(self.planner).__name__,
+                         type(error).__name__, error)
+            self.fallbacks += 1
+            self.planner = FirstComeFirstServed()
+            return self._legal_plan(view)
+        return plan
 
     def view(self, now_s: float) -> View:
         streams, count = self.streams.values(), self.count
@@ -239,9 +269,15 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         if stream.host_tokens >= stream.computed_tokens:
             self._leave_gpu(stream, Residency.HOST, now_s)
         else:
-            blocks = -(-stream.computed_tokens // self.block_size) - int(stream.host_tokens) // self.block_size
-            self.host.evict(stream.name, blocks)
+            first, computed = int(stream.host_tokens) // self.block_size, stream.computed_tokens
+            self.count.unwritten_tokens += computed - stream.host_tokens
+            self.host.evict(stream.name, first, self._gpu_blocks(stream, first, -(-computed // self.block_size)))
             stream.move(Residency.EVICTING, now_s)
+
+    def _gpu_blocks(self, stream: Stream, first: int, end: int) -> list[int]:
+        """Blocks `first` to `end` - 1 of its KV."""
+        blocks: list[int] = self.kv_cache_manager.get_block_ids(stream.name)[0][first:end]
+        return blocks
 
     def _give_up_copy(self, stream: Stream) -> None:
         stream.host_tokens = 0.0
@@ -263,7 +299,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
 
     @contextmanager
     def _only_waiting(self, streams: Iterable[Stream]) -> Iterator[None]:
-        """Shows vLLM a waiting queue with just these; all of them must leave it."""
+        """Shows vLLM a waiting queue with just these; whom it leaves there goes back to the others."""
         everyone, self.waiting = self.waiting, create_request_queue(self.policy)
         for stream in streams:
             everyone.remove_request(stream.request)
@@ -271,9 +307,8 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         try:
             yield
         finally:
-            left, self.waiting = [request.request_id for request in self.waiting], everyone
-        if left:
-            raise RuntimeError(f"vLLM left {left} waiting: {self._gpu_blocks_free()} blocks free, {len(self.running)} running")
+            left, self.waiting = self.waiting, everyone
+            everyone.prepend_requests(left)
 
     @contextmanager
     def _one_token_lent(self, needed: bool) -> Iterator[None]:
@@ -286,18 +321,59 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
             self.max_num_scheduled_tokens -= needed
             self.scheduler_config.max_num_batched_tokens -= needed
 
+    def _write_through(self) -> list[tuple[Stream, int]]:
+        """Full blocks that the coming step hides, in the plan's order; those who have that many tokens copied after it."""
+        bs, full = self.block_size, []
+        for stream in self.storing:
+            first, end = int(stream.host_tokens) // bs, stream.computed_tokens // bs
+            if first < end:
+                full.append((stream, Full(stream.name, first, self._gpu_blocks(stream, first, end))))
+        if not full:
+            return []
+        written = self.host.write([blocks for _, blocks in full], self._believed_s())
+        return [(stream, (blocks.first + n) * bs) for (stream, blocks), n in zip(full, written) if n]
+
+    def _believed_s(self) -> float:
+        """What the policy believes the coming step takes."""
+        kv = sum(stream.computed_tokens for stream in self.decoding)
+        pairs = sum(tokens * (stream.computed_tokens + tokens / 2) for stream, tokens in self.prefill)
+        return self.cost.step_s(sum(self.tokens.values()), float(kv), float(pairs), len(self.tokens))
+
+    # ---- where vLLM does not follow
+
+    def _left_waiting(self, begin: list[Stream]) -> bool:
+        """Whether anyone who was to begin has not."""
+        waits = (RequestStatus.RUNNING, RequestStatus.WAITING_FOR_REMOTE_KVS)
+        return any(stream.request.status not in waits for stream in begin)
+
+    def _departed(self, out: Any) -> None:
+        """The step is another than the plan's: take what there is, and ask the policy again after it."""
+        self.departures += 1
+        ran = out.num_scheduled_tokens
+        logger.warning("step %d departs from the plan: %s instead of %s", self.steps, ran, self.tokens)
+        for name in out.preempted_req_ids or ():
+            self._give_up_copy(self.named[name])
+            self.named[name].move(Residency.NONE, self.clock())
+        for stream in self.loading:
+            if stream.request.status != RequestStatus.WAITING_FOR_REMOTE_KVS:
+                self.host.cancel_load(stream.name)
+                stream.move(Residency.HOST, stream.moved_s)
+        self.decoding = [stream for stream in self.decoding if stream.name in ran]
+        self.prefill = [(stream, ran[stream.name]) for stream, _ in self.prefill if stream.name in ran]
+        self.tokens, self.chunk_unfinished = dict(ran), True
+
     # ---- after a step
 
     def _ran(self, speakers: set[Stream]) -> None:
         now_s = self.clock()
-        for stream, unwritten in zip(self.writing, self.host.unwritten() if self.writing else ()):
-            stream.host_tokens = stream.computed_tokens - unwritten
+        for stream, tokens in self.writing:
+            stream.host_tokens = float(tokens)
         for stream in speakers:
             stream.deliver(now_s)
         self._count(now_s - self.step_began_s)
         if self.prefill:
             complete = [stream for stream, _ in self.prefill if stream in speakers]
-            self.chunk_unfinished = len(complete) < len(self.prefill)
+            self.chunk_unfinished |= len(complete) < len(self.prefill)
             self.decoding += complete
             self.prefill = []
             self.happened |= Event.PREFILLED

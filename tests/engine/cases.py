@@ -60,4 +60,4 @@ def machine(seed: int, longest: int, memory: str, host: str) -> Machine:
                    max_seqs=max_seqs, max_step_tokens=int(rng.choice([max_seqs, 256, 2048])), h2d_bytes_per_s=rate,
                    d2h_bytes_per_s=rate * float(rng.choice([0.5, 1.0])), copies_per_block=int(rng.choice([1, 64])),
                    believed_step=believed_step, believed_link=believed_link, duplex_h2d=float(rng.choice([0.3, 0.64, 1.0])),
-                   duplex_d2h=float(rng.choice([0.3, 0.96, 1.0])))
+                   duplex_d2h=float(rng.choice([0.3, 0.96, 1.0])), write_whole_blocks=True)

@@ -13,125 +13,99 @@ import torch
 from cases import Ask
 from recording import Recording
 from vllm.config import CacheConfig, ObservabilityConfig, ParallelConfig, SchedulerConfig
-from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
 from vllm.sampling_params import SamplingParams
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
-from calibrate.engine.host_tier import Chunk
+from calibrate.engine.host_tier import HostTier
+from calibrate.engine.host_worker import HostWorker
+from calibrate.engine.kv_connector import HostTierConnector
 from calibrate.engine.scheduler import PlanScheduler
 from policies.api import HOLDS_BLOCKS, Plan, Policy, Residency, View, blocks_for
 from sim.beliefs import Beliefs
-from sim.link import Link, host_links, take_across
 from sim.machine import Machine
-from sim.write_through import WriteThrough
 from traces.pace import Pace
 
 LONGEST = 16_384    # tokens; vLLM ends a request there
 
 
-class FakeHost(KVConnectorBase_V1):
-    """A host tier and KV connector whose copies take link time and move nothing."""
+class FakeModel:
+    """Its KV says whose it is and where: request, position. Whoever runs first after coming back must find its own."""
 
-    def __init__(self, env: simpy.Environment, machine: Machine, wake: Callable[[], None]) -> None:
-        # The base class wants a whole engine configuration, of which nothing is needed here.
-        self._env, self._wake, self.total_blocks, self._block_size = env, wake, machine.host_kv_blocks, machine.block_size
-        self._h2d, self._d2h = host_links(machine)
+    def __init__(self, machine: Machine) -> None:
+        self._bs = machine.block_size
+        self.kv = torch.zeros((machine.kv_blocks + 1, machine.block_size), dtype=torch.int64)   # one is vLLM's null block
+        self._flat = self.kv.numpy().reshape(-1)
+        self._written: dict[str, int] = {}          # tokens that it had after its last step
+        self.verified = 0                           # times that a request found its KV
+
+    def run(self, batch: dict[str, int], vllm: Any) -> None:
+        for name, tokens in batch.items():
+            request = vllm.requests[name]
+            end = request.num_computed_tokens           # the step's own tokens are counted
+            blocks = vllm.kv_cache_manager.get_block_ids(name)[0]
+            stamp = (int(name) + 1) * 2 * LONGEST
+            if end - tokens and (request.num_preemptions, blocks[0]) != self._written.get(name):
+                slots = self._slots(blocks, 0, end - tokens)
+                assert np.array_equal(self._flat[slots], stamp + np.arange(end - tokens)), f"{name} came back to other KV than its own"
+                self.verified += 1
+            self._written[name] = request.num_preemptions, blocks[0]
+            if tokens == 1:
+                self._flat[blocks[(end - 1) // self._bs] * self._bs + (end - 1) % self._bs] = stamp + end - 1
+            else:
+                self._flat[self._slots(blocks, end - tokens, end)] = stamp + np.arange(end - tokens, end)
+
+    def _slots(self, blocks: list[int], first: int, end: int) -> np.ndarray:
+        at = np.arange(first, end)
+        return np.array(blocks)[at // self._bs] * self._bs + at % self._bs
+
+
+class RealTier:
+    """Both sides of the host tier that real vLLM gets, on emulated links and the simulator's clock, and the KV of a `FakeModel`."""
+
+    def __init__(self, env: simpy.Environment, machine: Machine, model: FakeModel, wake: Callable[[], None]) -> None:
+        self._env, self._wake = env, wake
         self._awaited_s = -np.inf       # a timer is set for then
-        self._write_through = WriteThrough(machine, self._d2h)
-        self._to_load: dict[str, int] = {}
-        self._landed: dict[str, float] = {}         # vLLM does not know yet
-        self._across: list[tuple[str, float]] = []
-        self._chunks: list[Chunk] = []
-        self._unwritten: list[float] = []
+        blocks, pool = machine.kv_blocks + 1, {"host_blocks": machine.host_kv_blocks}
+        config = Stub(kv_transfer_config=Stub(is_kv_producer=True, kv_connector_extra_config=pool))
+        self.connector, self._worker = (HostTierConnector(config, role, Stub(num_blocks=blocks)) for role in
+                                        (KVConnectorRole.SCHEDULER, KVConnectorRole.WORKER))
+        self.tier = HostTier(machine, emulated=True)
+        self._worker.register_kv_caches({"layer": model.kv})
+        self._worker.worker = HostWorker(self._worker.worker._mover, clock=lambda: env.now)
 
-    h2d_free_s = property(lambda self: self._h2d.free_s)
-    d2h_free_s = property(lambda self: self._d2h.free_s)
-
-    # ---- for the scheduler's plans
-
-    def evict(self, request_id: str, blocks: int) -> None:
-        def done(at_s: float) -> None:
-            self._across.append((request_id, at_s))
-            self._wake()
-        self._copy(self._d2h, blocks, done)
-
-    def _copy(self, link: Link, blocks: int, done: Callable[[float], None]) -> None:
-        link.copy(self._env.now, blocks, done)
+    def begin(self, out: Any) -> None:
+        """As vLLM's model runner does, before its forward and, for loads, after it."""
+        self._worker.handle_preemptions(out.kv_connector_metadata)
+        self._worker.bind_connector_metadata(out.kv_connector_metadata)
+        self._worker.start_load_kv(None)
         self._await_next()
 
+    def over_s(self, out: Any, end_s: float) -> float:
+        """When the step is over: later where what is written beside it is across later."""
+        orders = out.kv_connector_metadata
+        return orders.written_s if orders.write and orders.written_s > end_s + 1e-9 else end_s
+
+    def output(self) -> KVConnectorOutput:
+        self._worker.wait_for_save()
+        _, loaded = self._worker.get_finished(set())
+        return KVConnectorOutput(finished_recving=loaded, kv_connector_worker_meta=self._worker.build_connector_worker_meta())
+
     def _await_next(self) -> None:
-        next_s = min(self._h2d.next_s, self._d2h.next_s)
+        """An engine without a step looks again when a copy is across."""
+        next_s = self.tier.next_s
         if next_s not in (self._awaited_s, np.inf):
             self._awaited_s = next_s
             self._env.timeout(max(next_s - self._env.now, 0.0)).callbacks.append(self._look)
 
     def _look(self, _: simpy.Event) -> None:
-        take_across(self._h2d, self._d2h, self._env.now)
         self._awaited_s = -np.inf
-        self._await_next()
-
-    def load(self, request_id: str, tokens: int) -> None:
-        self._to_load[request_id] = tokens
-
-    def forget(self, request_id: str) -> None:
-        pass
-
-    def write(self, chunks: list[Chunk]) -> None:
-        self._chunks = chunks
-
-    def unwritten(self) -> list[float]:
-        return self._unwritten
-
-    def across(self) -> list[tuple[str, float]]:
-        across, self._across = self._across, []
-        return across
-
-    # ---- for vLLM
-
-    def get_num_new_matched_tokens(self, request: Request, num_computed_tokens: int) -> tuple[int, bool]:
-        return self._to_load.get(request.request_id, 0), request.request_id in self._to_load
-
-    def update_state_after_alloc(self, request: Request, blocks: Any, num_external_tokens: int) -> None:
-        def done(at_s: float) -> None:
-            self._landed[request.request_id] = at_s
-            self._wake()
-        if num_external_tokens:
-            assert self._to_load.pop(request.request_id) == num_external_tokens
-            assert all(len(group) == -(-num_external_tokens // self._block_size) for group in blocks.get_block_ids())
-            self._copy(self._h2d, -(-num_external_tokens // self._block_size), done)
-
-    def update_connector_output(self, connector_output: KVConnectorOutput) -> None:
-        self._across += [(name, self._landed.pop(name)) for name in connector_output.finished_recving or ()]
-
-    def get_loaded_kv_cache_group_ids(self, request: Request) -> tuple[int, ...]:
-        return ()
-
-    def build_connector_meta(self, scheduler_output: Any) -> None: ...
-    def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None: ...
-    def wait_for_layer_load(self, layer_name: str) -> None: ...
-    def save_kv_layer(self, *args: Any, **kwargs: Any) -> None: ...
-    def wait_for_save(self) -> None: ...
-
-    # ---- for the virtual GPU
-
-    def output(self) -> KVConnectorOutput:
-        return KVConnectorOutput(finished_recving=set(self._landed) or None)
-
-    def write_during(self, start_s: float, end_s: float) -> float:
-        """Writes what the step hides; returns when the step is over."""
-        if not self._chunks:
-            return end_s
-        _, unwritten, fresh = zip(*self._chunks)
-        self._chunks = []
-        over_s = end_s
-        if not self._write_through.exact:
-            over_s = self._write_through.outlasting(start_s, end_s, float(np.sum(unwritten)))
-        left = self._write_through.write(start_s, np.array([end_s]), np.array(unwritten), np.array(fresh, float))
-        self._unwritten = left.tolist()
-        return over_s
+        if self.tier.next_s > self._env.now:        # rounded
+            self._await_next()
+        self._wake()
 
 
 class Checked:
@@ -188,11 +162,12 @@ class FakeEngine:
                  aborts: list[tuple[float, int]] | None = None, **settings: Any) -> None:
         self.env, self.load, self.machine, self.recording = simpy.Environment(), load, machine, Recording()
         self.steered, self.aborts, self._asleep = policy is not None, aborts or [], None
-        self.host = FakeHost(self.env, links or machine, self._wake)
+        self.model = FakeModel(machine)
+        self.host = RealTier(self.env, links or machine, self.model, self._wake)
         self.vllm: Any = vllm_scheduler(PlanScheduler if self.steered else Scheduler, machine, **settings)
         if self.steered:
-            self.vllm.connector = self.host
-            self.vllm.steer(copy.deepcopy(policy), Beliefs(machine), self.host, clock=lambda: self.env.now,
+            self.vllm.connector = self.host.connector
+            self.vllm.steer(copy.deepcopy(policy), Beliefs(machine), self.host.tier, clock=lambda: self.env.now,
                             watch=Checked(self.recording))
 
     def run(self) -> Recording:
@@ -232,8 +207,12 @@ class FakeEngine:
         while True:
             yield from self._drain()
             out = vllm.schedule()
+            end_s = env.now + self._step_s(out.num_scheduled_tokens)
+            if self.steered:
+                self.host.begin(out)
+                end_s = self.host.over_s(out, end_s)
+            self.model.run(out.num_scheduled_tokens, vllm)
             if out.num_scheduled_tokens:
-                end_s = self.host.write_during(env.now, env.now + self._step_s(out.num_scheduled_tokens))
                 yield env.timeout(end_s - env.now)
                 self.recording.step(env.now, {int(id): tokens for id, tokens in out.num_scheduled_tokens.items()},
                                     () if self.steered else tuple(map(int, out.preempted_req_ids or ())))
