@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import redirect_stdout
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from policies.api import Policy
 from sim import cli_tables, saving
 from sim.cli_errors import Ended
 from sim.cli_progress import Bar
-from sim.hardware import Hardware, build_machine, load_hardware, manifest
-from sim.machine import Machine
+from sim.hardware import load_hardware, manifest
 from sim.policy_choice import Choice, choose
 from sim.records import Records
 from traces import BadInput, Trace, options
 
 from .check import model_of
+from .engine.steering import STOCK_ARGS, Steering
 from .profile import ALWAYS, before_start, defaults
 from .profile_model import Model, prepare
 from .replay_play import Played, how, play
@@ -71,13 +69,20 @@ def _on_server(asked: ReplayOptions, trace: Trace, reported: Mapping[str, Any], 
 
 
 def _in_process(asked: ReplayOptions, trace: Trace, reported: Mapping[str, Any], bar: Bar) -> tuple[Replayed, BaseException | None]:
-    steering = _steering(asked)
-    with _engine(asked, steering) as (engine, model):
-        setup = _setup(asked, steering, engine, model)
+    choice = _chosen(asked)
+    if asked.model is None:
+        raise BadInput("--model", "(not given)", "give a model for vLLM in this process, or --url of a server")
+    with tempfile.TemporaryDirectory(prefix="tokenflow-calibrate-") as scratch:
+        model = prepare(asked.model, Path(scratch))
+        steering = _steering(asked, choice, model)
+        arguments = ALWAYS | defaults(model) | asked.engine_args() | (steering.engine_args() if steering else dict(STOCK_ARGS))
+        before_start(model, arguments)
+        from .engine.replay_engine import ReplayEngine
+        engine = ReplayEngine(model.directory, arguments)
+        setup = _setup(asked, choice, steering, engine, model)
         bar.begin(setup.label)
         records, limits = Records.blank(len(trace)), engine.limits
-        rejected = records.turn_away(trace, engine.usable_blocks * limits.block_size, limits.max_model_len)
-        played = Played.blank(records, rejected)
+        played = Played.blank(records, records.turn_away(trace, engine.usable_blocks * limits.block_size, limits.max_model_len))
         if asked.save_timeline:
             engine.record()
         play(trace, engine, played, vocab=model.geometry.vocab, consume_rate=asked.readers()[0],
@@ -86,108 +91,60 @@ def _in_process(asked: ReplayOptions, trace: Trace, reported: Mapping[str, Any],
                         timeline=engine.timeline(played), **reported), played.ended
 
 
-@dataclass(frozen=True)
-class _Steered:
-    """Who schedules, and what it believes."""
-
-    choice: Choice | None       #: None: vLLM's own scheduler
-    profile: str | None
-    label: str
-
-    @property
-    def policy(self) -> Policy:
-        return Stock() if self.choice is None else self.choice.policy
-
-
-def _steering(asked: ReplayOptions) -> _Steered:
+def _steering(asked: ReplayOptions, choice: Choice | None, model: Model) -> Steering | None:
     """BadInput on whatever is wrong with it, before the engine takes its time to start."""
-    asked.check_tier()
-    if asked.profile is not None:
-        load_hardware(asked.profile)
-    given = asked.policy or USUAL
-    if given == STOCK:
-        tier = {"--host-blocks": asked.host_blocks, "--host-kv-tokens": asked.host_kv_tokens,
-                "--emulate-link": asked.emulate_link, "--policy-arg": asked.policy_arg}
-        for flag, value in tier.items():
-            if value:
-                raise BadInput(flag, str(value), "vLLM's own scheduler, left alone, has none")
-        return _Steered(None, asked.profile, STOCK)
-    choice = choose(given, asked.policy_arg or [])
+    if choice is None:
+        return None
     if asked.profile is None:
         raise BadInput("--profile", "(not given)", "a policy must believe something about step times: tokenflow-calibrate profile "
                        "and fit make a profile of this machine")
     if asked.emulate_link is not None and not (asked.host_blocks or asked.host_kv_tokens):
         raise BadInput("--emulate-link", f"{asked.emulate_link:g}", "is of copies to the host: give --host-blocks as well")
-    return _Steered(choice, asked.profile, choice.label)
-
-
-@contextmanager
-def _engine(asked: ReplayOptions, steered: _Steered) -> Iterator[tuple[ReplayEngine, Model]]:
-    if asked.model is None:
-        raise BadInput("--model", "(not given)", "give a model for vLLM in this process, or --url of a server")
-    with tempfile.TemporaryDirectory(prefix="tokenflow-calibrate-") as scratch:
-        model = prepare(asked.model, Path(scratch))
-        arguments = ALWAYS | defaults(model) | asked.engine_args() | _scheduling(asked, steered, model)
-        before_start(model, arguments)
-        from .engine.replay_engine import ReplayEngine
-        yield ReplayEngine(model.directory, arguments), model
-
-
-def _scheduling(asked: ReplayOptions, steered: _Steered, model: Model) -> dict[str, Any]:
-    """vLLM's arguments for that scheduler."""
-    from .engine.steering import STOCK_ARGS, Steering
-    if steered.choice is None:
-        return dict(STOCK_ARGS)
-    profile = str(steered.profile)
-    steering = Steering(steered.choice.name, steered.choice.arguments,
-                        str(Path(profile).resolve()) if profile.endswith(".json") else profile,
-                        str(_model_in(load_hardware(profile), model)), asked.host_pool(asked.block_size or 0),
+    hardware = load_hardware(asked.profile)
+    believed = model.name if model.name in hardware.models else str(model_of(hardware, None))
+    profile = str(Path(asked.profile).resolve()) if asked.profile.endswith(".json") else asked.profile
+    steering = Steering(choice.name, profile, believed, dict(choice.arguments), asked.host_pool(asked.block_size or 1),
                         asked.emulate_link)
-    return dict(steering.engine_args())
+    steering.check()
+    return steering
 
 
-def _model_in(hardware: Hardware, model: Model) -> str | Path:
-    """Whose step times in the profile: the model's own, or of the only one that it has."""
-    return model.name if model.name in hardware.models else model_of(hardware, None)
+def _chosen(asked: ReplayOptions) -> Choice | None:
+    """None: vLLM's own scheduler, left alone."""
+    asked.check_tier()
+    given = asked.policy or USUAL
+    if given != STOCK:
+        return choose(given, asked.policy_arg or [])
+    tier = {"--host-blocks": asked.host_blocks, "--host-kv-tokens": asked.host_kv_tokens, "--emulate-link": asked.emulate_link,
+            "--policy-arg": asked.policy_arg}
+    for flag, value in tier.items():
+        if value:
+            raise BadInput(flag, str(value), "vLLM's own scheduler, left alone, has none")
+    return None
 
 
-def _setup(asked: ReplayOptions, steered: _Steered, engine: ReplayEngine, model: Model) -> Setup:
+def _setup(asked: ReplayOptions, choice: Choice | None, steering: Steering | None, engine: ReplayEngine, model: Model) -> Setup:
     limits = engine.limits
-    pools = {"kv_tokens": limits.num_gpu_blocks * limits.block_size,
-             "host_kv_tokens": asked.host_pool(limits.block_size) * limits.block_size, "block_size": limits.block_size,
-             "max_num_seqs": limits.max_num_seqs, "max_num_batched_tokens": limits.max_num_batched_tokens}
-    machine, believes = _believed(asked, steered, model, pools)
     bare = {"kv_tokens": engine.usable_blocks * limits.block_size, "host_kv_tokens": 0, "kv_blocks": engine.usable_blocks,
             "host_kv_blocks": 0, "block_size": limits.block_size, "max_seqs": limits.max_num_seqs,
             "max_step_tokens": limits.max_num_batched_tokens}
-    if asked.emulate_link is not None:
-        link = f"emulated link: {asked.emulate_link:g} GB/s each way, paced by the connector"
+    emulated = steering is not None and steering.emulated
+    if steering is not None and steering.link_gb_per_s is not None:
+        link = f"emulated link: {steering.link_gb_per_s:g} GB/s each way, paced by the connector"
     else:
-        link = "measured: this machine's own" if pools["host_kv_tokens"] else "none: no host tier"
-    return Setup(label=steered.label, policy=steered.policy, engine=f"vLLM {_version()} in this process, on {engine.device}",
-                 model=model.name, token_times=IN_PROCESS, link_status=link, emulated=asked.emulate_link is not None,
-                 machine=machine, believes=believes, limits=bare if machine is None else {}, settings=settings(
-                     asked, limits.max_model_len))
+        link = "measured: this machine's own" if steering is not None and steering.host_blocks else "none: no host tier"
+    believes = {} if steering is None else manifest(steering.profile, steering.model, link=steering.link_gb_per_s,
+                                                    kv_tokens=limits.num_gpu_blocks * limits.block_size)
+    return Setup(label=STOCK if choice is None else choice.label, policy=Stock() if choice is None else choice.policy,
+                 engine=f"vLLM {_version()} in this process, on {engine.device}", model=model.name, token_times=IN_PROCESS,
+                 link_status=link, emulated=emulated, machine=engine.machine(), believes=believes,
+                 limits=bare if steering is None else {}, settings=settings(asked, limits.max_model_len))
 
 
 def settings(asked: ReplayOptions, max_model_len: int | None) -> dict[str, Any]:
     """Those that the simulator writes."""
     return {"consume_rate": asked.readers()[0], "max_concurrency": asked.max_concurrency, "max_model_len": max_model_len,
             "until_s": asked.until, "seed": asked.seed, "workload": asked.workload}
-
-
-def _believed(asked: ReplayOptions, steered: _Steered, model: Model,
-              pools: Mapping[str, int]) -> tuple[Machine | None, dict[str, Any]]:
-    """The machine as the policy knows it, and what that rests on."""
-    if steered.profile is None:
-        return None, {}
-    hardware = load_hardware(steered.profile)
-    name = _model_in(hardware, model)
-    link: str | float | None = asked.emulate_link
-    if link is None and hardware.link is None:
-        link = "oracle" if pools["host_kv_tokens"] else "none"
-    told = manifest(hardware, name, link=link, kv_tokens=pools["kv_tokens"])
-    return build_machine(hardware, name, link=link, **pools), dict(told)
 
 
 def _version() -> str:

@@ -60,7 +60,7 @@ class Setup:
         return said | {
             "model": self.model, "status": EMULATED if self.emulated else MEASURED, "engine": self.engine,
             "token_times": self.token_times, "link_status": self.link_status, "plan_fidelity": None, "departures": None,
-            "fallbacks": None} | dict(self.limits) | dict(fidelity)
+            "fallbacks": None, "overlaps": None} | dict(self.limits) | dict(fidelity)
 
 
 def replayed(trace: Trace, played: Played, setup: Setup, *, counters: Counters | None = None,

@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from calibrate.replay_play import Played, Spoke
+from sim.beliefs import Beliefs
 from sim.counters import Counters
+from sim.machine import Machine
 from sim.timeline import Timeline
 
+from .host_tier import HostTier
 from .replay_timeline import Recorder
 from .start import limits_of, start
+from .steering import Steering
 
 _WARM = (1, 8, 64, 256)         # tokens of prompts that make the first step of each size here, not in the replay
 _WARM_OUTPUT = 8
@@ -58,6 +62,12 @@ class ReplayEngine:
 
     # ---- what the scheduler counts, where it does
 
+    def machine(self) -> Machine | None:
+        """As the policy knows it; None where there is none."""
+        scheduler = self.scheduler
+        steering = Steering.of(scheduler.vllm_config)
+        return None if steering is None else steering.machine(scheduler.vllm_config, scheduler.kv_cache_config)
+
     def counters(self) -> Counters | None:
         found: Counters | None = getattr(self.scheduler, "count", None)
         return found
@@ -89,5 +99,17 @@ class ReplayEngine:
         while self._engine.has_unfinished_requests():
             self._engine.step()
         self._requests.clear()
+        self._begin_afresh()
         gc.collect()
         gc.freeze()
+
+    def _begin_afresh(self) -> None:
+        """The policy has seen nothing, and nothing has been counted."""
+        scheduler, machine = self.scheduler, self.machine()
+        if machine is None:
+            return
+        steering = Steering.of(scheduler.vllm_config)
+        assert steering is not None
+        scheduler.steer(steering.planner(), Beliefs(machine), HostTier(machine, steering.emulated))
+        scheduler.count = Counters()
+        scheduler.arrived = scheduler.steps = scheduler.departures = scheduler.fallbacks = 0
