@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 import typer
@@ -46,6 +47,15 @@ class EngineFlags:
         if self.compilation_config is not None:
             given["compilation_config"] = _object("--compilation-config", self.compilation_config)
         return given | ({"enforce_eager": True} if self.enforce_eager else {})
+
+    def engine_words(self, also: Mapping[str, Any], leave_out: Sequence[str] = ()) -> list[str]:
+        """The flags that were given, but for `leave_out`, as words of a command line; and `also`, unless they say otherwise."""
+        mine = {f.name: value for f in fields(EngineFlags) if (value := getattr(self, f.name)) not in (None, False)}
+        wanted = dict(also) | {name: value for name, value in mine.items() if name not in leave_out}
+        words = []
+        for name, value in wanted.items():
+            words += ["--" + name.replace("_", "-"), *([] if value is True else [str(value)])]
+        return words
 
 
 def _object(flag: str, text: str) -> dict[str, Any]:

@@ -16,11 +16,11 @@ from .cli_engine import EngineFlags
 replay_app = typer.Typer()
 
 
-def _flag(panel: str, help: str, *names: str, metavar: str | None = None) -> Any:
+def flag(panel: str, help: str, *names: str, metavar: str | None = None) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, show_default=False)
 
 
-_steer, _real, _out = partial(_flag, "Policy and host tier"), partial(_flag, "Where it runs"), partial(_flag, "Output")
+_steer, _real, _out = partial(flag, "Policy and host tier"), partial(flag, "Where it runs"), partial(flag, "Output")
 MODEL = "tiny or small, for CPUs; one of tokenflow list models; or a directory with a config.json, with weights or without"
 
 

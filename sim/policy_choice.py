@@ -74,7 +74,7 @@ def choose(spec: str, arguments: Sequence[str] = ()) -> Choice:
 
 def choose_all(specs: str) -> list[Choice]:
     """The policies of a comma-separated list; commas in brackets belong to the arguments."""
-    choices = [choose(spec) for spec in re.split(r",(?![^\[]*\])", specs)]
+    choices = [choose(spec) for spec in split_specs(specs)]
     labels = [choice.label for choice in choices]
     for label in labels:
         if labels.count(label) > 1:
@@ -89,6 +89,11 @@ def arguments_of(make: Callable[..., Policy]) -> list[Argument]:
     hints = get_type_hints(getattr(kind, "__init__"))  # noqa: B009 -- mypy calls plain access to __init__ unsound
     return [Argument(p.name, hints.get(p.name, type(p.default)), getattr(changed, p.name, p.default))
             for p in inspect.signature(kind).parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+def split_specs(specs: str) -> list[str]:
+    """Those of a comma-separated list."""
+    return [spec.strip() for spec in re.split(r",(?![^\[]*\])", specs)]
 
 
 # ---- the class

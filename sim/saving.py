@@ -125,7 +125,7 @@ def write_comparison(draft: Draft, results: Mapping[str, Result], detailed: bool
     draft.write("compare.csv", as_csv({key: [fact.get(key) for fact in facts] for key in keys}))
     used: set[str] = set()
     for label, result in results.items():
-        folder = next(name for n in count(1) if (name := _folder(label, n)) not in used)
+        folder = next(name for n in count(1) if (name := folder_of(label, n)) not in used)
         used.add(folder)
         write_run(draft, result, folder, detailed)
 
@@ -178,7 +178,7 @@ def as_csv(columns: Mapping[str, Any]) -> str:
     return text.getvalue()
 
 
-def _folder(label: str, n: int) -> str:
+def folder_of(label: str, n: int = 1) -> str:
     """The n-th choice of a folder for a policy: its label without what shells and file systems take for something else."""
     name = re.sub(r"[^\w.=,+-]+", "_", label).strip("_.") or "policy"
     return name if n == 1 else f"{name}-{n}"
