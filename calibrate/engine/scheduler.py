@@ -56,6 +56,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         self.scheduler_config.long_prefill_token_threshold = 0
         self.streams: dict[int, Stream] = {}                # in order of arrival
         self.named: dict[str, Stream] = {}
+        self.orphans: set[str] = set()                      # aborted while their KV came back
         self.arrived = 0
         self.count = Counters()
         self.plan, self.happened, self.steps_to_wake, self.chunk_unfinished = Plan(), 0, 0, False
@@ -115,7 +116,9 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
 
     def finish_requests(self, request_ids: Any, finished_status: Any) -> Any:
         aborted = super().finish_requests(request_ids, finished_status)
-        self._remove([self.named[request.request_id] for request in aborted])
+        gone = [self.named[request.request_id] for request in aborted]
+        self.orphans |= {stream.name for stream in gone if stream.residency == Residency.LOADING}
+        self._remove(gone)
         return aborted
 
     def schedule(self, throttle_prefills: bool = False) -> Any:
@@ -153,8 +156,10 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
     def _take_copies(self, now_s: float) -> None:
         """Who has left the GPU, and who has landed: with one token left, it joins the decoders of the standing plan."""
         for name, when_s in self.host.begin(now_s):
-            stream = self.named.get(name)                   # None: aborted meanwhile
-            if stream is None:
+            stream = self.named.get(name)
+            if stream is None:                              # aborted meanwhile; a load has kept its blocks until now
+                self.happened |= Event.LANDED * (name in self.orphans)
+                self.orphans.discard(name)
                 continue
             if stream.residency == Residency.EVICTING:
                 stream.host_tokens = float(stream.computed_tokens)

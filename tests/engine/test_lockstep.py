@@ -75,13 +75,13 @@ class Claim:
 
 
 CLAIMS: dict[Callable[[int], Case], Claim] = {
-    vllm: Claim(10, Counter(steps=20_000, decisions=10_000, victims=2000)),
-    tokenflow: Claim(12, Counter(steps=20_000, decisions=2000, offload=250, load=200, store=4000, wake_after_steps=100)),
-    others: Claim(8, Counter(steps=20_000, decisions=2000)),
-    rotate: Claim(10, Counter(steps=20_000, decisions=5000, offload=2000, load=2000, store=8000, forget=500, host_drop=50,
-                              contended=5)),
-    random: Claim(20, Counter(steps=20_000, decisions=15_000, victims=2000, offload=1000, load=800, store=10_000, forget=2000,
-                              contended=8)),
+    vllm: Claim(13, Counter(steps=20_000, decisions=10_000, victims=2000)),
+    tokenflow: Claim(16, Counter(steps=20_000, decisions=2000, offload=250, load=200, store=4000, wake_after_steps=100)),
+    others: Claim(14, Counter(steps=20_000, decisions=2000, aborted=50, stopped=100)),
+    rotate: Claim(13, Counter(steps=20_000, decisions=5000, offload=2000, load=2000, store=8000, forget=500, host_drop=50,
+                              contended=5, aborted=50, stopped=100, verified=1500)),
+    random: Claim(23, Counter(steps=20_000, decisions=15_000, victims=2000, offload=1000, load=800, store=10_000, forget=2000,
+                              contended=8, aborted=100, stopped=200, verified=500)),
 }
 
 @pytest.mark.parametrize("case", CLAIMS, ids=lambda case: case.__name__)
@@ -96,6 +96,8 @@ def test_every_view_plan_and_step_is_equal(fake: ModuleType, case: Callable[[int
         for name in COUNTED:
             assert getattr(engine.count, name) == getattr(real.vllm.count, name), name
         total += real.recording.tally()
+        total += Counter(aborted=len(engine.aborted), stopped=sum(ask.stops_after > 0 for ask in asks),
+                         verified=real.model.verified)
         total["contended"] += any(link.busy_s > link.blocks * link.block_s + 1e-3 for link in (engine.h2d, engine.d2h))
         _check_unwatched(model, engine, *unwatched(asks, policy, on))
     with capsys.disabled():
