@@ -107,13 +107,14 @@ def comparison(simulated: Path, measured: Sequence[Path]) -> Comparison:
 
 
 def _partners(ours: Mapping[str, Saved], labels: Sequence[str]) -> dict[str, str]:
-    """Of each measured policy the simulated one; vLLM's own scheduler is what the policy vllm simulates."""
+    """Of each measured policy the simulated one, in the simulator's order; vLLM's own scheduler is what the policy vllm simulates."""
     if len(ours) == len(labels) == 1:
         return {labels[0]: next(iter(ours))}
     found = {label: label for label in labels if label in ours}
     if STOCK in labels and STOCK not in ours and ITS_POLICY in ours:
         found[STOCK] = ITS_POLICY
-    return {label: found[label] for label in labels if label in found}
+    order = list(ours)
+    return dict(sorted(found.items(), key=lambda pair: (order.index(pair[1]), pair[0] != STOCK)))
 
 
 def facts(found: Comparison) -> dict[str, Any]:
