@@ -107,7 +107,7 @@ def comparison(simulated: Path, measured: Sequence[Path]) -> Comparison:
 
 
 def _partners(ours: Mapping[str, Saved], labels: Sequence[str]) -> dict[str, str]:
-    """Of each measured policy the simulated one, in the simulator's order; vLLM's own scheduler is what the policy vllm simulates."""
+    """Of each measured policy the simulated one, in the simulator's order; the policy vllm simulates vLLM's own scheduler."""
     if len(ours) == len(labels) == 1:
         return {labels[0]: next(iter(ours))}
     found = {label: label for label in labels if label in ours}

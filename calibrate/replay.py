@@ -44,14 +44,18 @@ def replay(asked: ReplayOptions) -> int:
     run = _on_server if asked.url is not None else _in_process
     with saving.Draft(asked.target, "replay") as draft:
         with Bar(wanted=not asked.json) as bar, redirect_stdout(sys.stderr):        # vLLM prints, too
-            result, ended = run(asked, trace, reported, bar)
+            result, ended, engine = run(asked, trace, reported, bar)
         saving.write_run(draft, result, detailed=True)
-        draft.write("host.json", saving.as_json(saving.host_facts(command=["tokenflow-calibrate", *sys.argv[1:]])))
+        host = saving.host_facts(command=["tokenflow-calibrate", *sys.argv[1:]])
+        draft.write("host.json", saving.as_json(host | {"engine": engine}))
         path = draft.publish()
     if asked.json:
         print(saving.as_json(saving.run_facts(result, detailed=True)), end="")
     else:
         cli_tables.show({result.label: result})
+        if result.summary["plan_fidelity"] is not None:
+            print(f"plans carried out exactly in {100 * result.summary['plan_fidelity']:.3f} % of steps; departures "
+                  f"{result.summary['departures']}, fallbacks {result.summary['fallbacks']}")
         if "emulated link" in str(result.summary["status"]):
             print("emulated link: figures of copies are not a machine's")
         print(path)
@@ -63,12 +67,16 @@ def replay(asked: ReplayOptions) -> int:
     return FAILED
 
 
-def _on_server(asked: ReplayOptions, trace: Trace, reported: Mapping[str, Any], bar: Bar) -> tuple[Replayed, BaseException | None]:
+#: the result, what ended it before its time, and facts about the engine
+Outcome = tuple[Replayed, BaseException | None, dict[str, Any]]
+
+
+def _on_server(asked: ReplayOptions, trace: Trace, reported: Mapping[str, Any], bar: Bar) -> Outcome:
     from .replay_client import on_server
-    return on_server(asked, trace, reported, bar)
+    return *on_server(asked, trace, reported, bar), {"url": asked.url}
 
 
-def _in_process(asked: ReplayOptions, trace: Trace, reported: Mapping[str, Any], bar: Bar) -> tuple[Replayed, BaseException | None]:
+def _in_process(asked: ReplayOptions, trace: Trace, reported: Mapping[str, Any], bar: Bar) -> Outcome:
     choice = _chosen(asked)
     if asked.model is None:
         raise BadInput("--model", "(not given)", "give a model for vLLM in this process, or --url of a server")
@@ -87,8 +95,9 @@ def _in_process(asked: ReplayOptions, trace: Trace, reported: Mapping[str, Any],
             engine.record()
         play(trace, engine, played, vocab=model.geometry.vocab, consume_rate=asked.readers()[0],
              max_concurrency=asked.max_concurrency, until_s=asked.until, seed=asked.seed, progress=bar)
-        return replayed(trace, played, setup, counters=engine.counters(), links=engine.links(), fidelity=engine.fidelity(),
-                        timeline=engine.timeline(played), **reported), played.ended
+        result = replayed(trace, played, setup, counters=engine.counters(), links=engine.links(), fidelity=engine.fidelity(),
+                          timeline=engine.timeline(played), **reported)
+        return result, played.ended, engine.facts()
 
 
 def _steering(asked: ReplayOptions, choice: Choice | None, model: Model) -> Steering | None:

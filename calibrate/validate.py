@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from sim import saving
@@ -34,6 +35,7 @@ from . import machine_facts
 from .burst import Burst, Condition, conditions, design
 from .comparison import ITS_POLICY, STOCK, comparison
 from .engine.steering import Steering
+from .profile_model import prepare
 from .samples import MACHINE as SAMPLES_MACHINE
 from .samples import read_facts
 from .stages import Stages
@@ -65,7 +67,8 @@ def validate(asked: ValidateOptions) -> None:
     try:
         _stages(asked, stages, contenders, trace)
     except BaseException:
-        stages.say(f"stopped; {folder} keeps what is done" if stages.done else "stopped")
+        if stages.done:
+            stages.say(f"stopped; {folder} keeps what is done")
         raise
     finally:
         stages.close()
@@ -79,7 +82,9 @@ def _check(asked: ValidateOptions, folder: Path) -> Trace | None:
     asked.check_tier()
     options.whole("--repeats", asked.repeats, least=1)
     options.tps("--consume-rate", asked.readers()[0])
-    asked.seconds()
+    asked.seconds(), asked.engine_args(), asked.reported()
+    with TemporaryDirectory(prefix="tokenflow-calibrate-") as scratch:
+        prepare(asked.model, Path(scratch))
     if asked.profile is not None:
         load_hardware(asked.profile)
         if asked.block_size is None:

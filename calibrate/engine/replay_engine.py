@@ -18,7 +18,7 @@ from sim.timeline import Timeline
 
 from .host_tier import HostTier
 from .replay_timeline import Recorder
-from .start import limits_of, start
+from .start import facts_of, limits_of, start
 from .steering import Steering
 
 _WARM = (1, 8, 64, 256)         # tokens of prompts that make the first step of each size here, not in the replay
@@ -61,6 +61,10 @@ class ReplayEngine:
         return {id: int(request.num_preemptions) for id, request in self._requests.items()}
 
     # ---- what the scheduler counts, where it does
+
+    def facts(self) -> dict[str, Any]:
+        """The resolved configuration, for host.json."""
+        return facts_of(self._engine.vllm_config, self.device)
 
     def machine(self) -> Machine | None:
         """As the policy knows it; None where there is none."""

@@ -61,5 +61,60 @@ def limits_of(config: Any) -> Limits:
                   int(config.cache_config.block_size))
 
 
+def facts_of(config: Any, device: str) -> dict[str, Any]:
+    """A resolved VllmConfig, for machine.json; None where this version does not tell."""
+    import torch
+    limits = limits_of(config)
+    names = {
+        "dtype": "model_config.dtype", "max_model_len": "model_config.max_model_len", "seed": "model_config.seed",
+        "quantization": "model_config.quantization", "load_format": "load_config.load_format",
+        "block_size": "cache_config.block_size", "gpu_memory_utilization": "cache_config.gpu_memory_utilization",
+        "kv_cache_memory_bytes": "cache_config.kv_cache_memory_bytes", "kv_cache_dtype": "cache_config.cache_dtype",
+        "enable_prefix_caching": "cache_config.enable_prefix_caching", "max_num_seqs": "scheduler_config.max_num_seqs",
+        "max_num_batched_tokens": "scheduler_config.max_num_batched_tokens",
+        "enable_chunked_prefill": "scheduler_config.enable_chunked_prefill",
+        "async_scheduling": "scheduler_config.async_scheduling", "scheduling_policy": "scheduler_config.policy",
+        "tensor_parallel_size": "parallel_config.tensor_parallel_size", "enforce_eager": "model_config.enforce_eager",
+        "compilation_mode": "compilation_config.mode", "cudagraph_mode": "compilation_config.cudagraph_mode",
+        "cudagraph_capture_sizes": "compilation_config.cudagraph_capture_sizes",
+    }
+    resolved = {name: _plain(_reach(config, path)) for name, path in names.items()}
+    graphs = str(resolved["cudagraph_mode"] or "NONE")
+    return {
+        "dtype": str(resolved["dtype"]).removeprefix("torch."), "block_size": limits.block_size,
+        "num_gpu_blocks": limits.num_gpu_blocks, "max_num_seqs": limits.max_num_seqs,
+        "max_num_batched_tokens": limits.max_num_batched_tokens, "max_model_len": limits.max_model_len,
+        "enforce_eager": bool(resolved["enforce_eager"]), "cuda_graphs": graphs if device == "cuda" else "NONE",
+        "async_scheduling": bool(resolved["async_scheduling"]), "attention_backend": _attention(config),
+        "load_format": str(resolved["load_format"]), "threads": int(torch.get_num_threads()), "engine_args": resolved,
+    }
+
+
+def _attention(config: Any) -> str | None:
+    """Name of the first attention layer's backend."""
+    layers = _reach(config, "compilation_config.static_forward_context") or {}
+    for layer in layers.values():
+        backend = getattr(layer, "attn_backend", None)
+        if backend is not None:
+            return str(backend.get_name())
+    chosen: str | None = _plain(_reach(config, "attention_config.backend"))
+    return chosen
+
+
+def _reach(found: Any, path: str) -> Any:
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it; enums by name."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return getattr(value, "name", value)
+    if isinstance(value, list | tuple | set):
+        return [_plain(inner) for inner in value]
+    return str(getattr(value, "name", value))
+
+
 def _on_one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
