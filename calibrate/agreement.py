@@ -64,6 +64,9 @@ METRICS = (
     Metric("p99_rebuffer_s", "rebuffering P99, s"),
     Metric("preemptions", "preemptions", form="{:,.0f}"),
     Metric("loads", "loads", form="{:,.0f}"),
+    Metric("recomputed_tokens", "tokens recomputed", form="{:,.0f}"),
+    Metric("decode_steps", "decode steps", form="{:,.0f}"),
+    Metric("prefill_steps", "prefill steps", form="{:,.0f}"),
 )
 LIMITED = tuple(metric for metric in METRICS if metric.share is not None)
 

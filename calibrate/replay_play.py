@@ -187,6 +187,8 @@ def how(ended: BaseException) -> str:
         return "the replay was interrupted"
     if isinstance(ended, Ended):
         return "the replay was ended by a signal"
+    if isinstance(ended, GaveUp):
+        return str(ended)
     return " ".join(f"{type(ended).__name__}: {ended}".split())[:300]
 
 
