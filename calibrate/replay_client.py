@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _CONNECT_S = 10.0
 _LOOK_S = 0.2           # how often somebody looks whether it is over
 _VOCAB = 500            # token ids that every model has
+_SIGNALS = [number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None))]
 
 
 def on_server(asked: ReplayOptions, trace: Trace, reported: Mapping[str, Any], bar: Bar) -> tuple[Replayed, BaseException | None]:
@@ -92,8 +93,8 @@ class _Client:
     async def play(self) -> None:
         import httpx
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
-        endings: dict[int, BaseException] = {signal.SIGINT: KeyboardInterrupt(), signal.SIGTERM: Ended(signal.SIGTERM)}
-        for number, ending in endings.items():
+        for number in _SIGNALS:
+            ending: BaseException = KeyboardInterrupt() if number == signal.SIGINT else Ended(number)
             with suppress(ValueError, RuntimeError, NotImplementedError):       # not the main thread; Windows
                 asyncio.get_running_loop().add_signal_handler(number, self.end, ending)
         limits, timeout = httpx.Limits(max_connections=None), httpx.Timeout(None, connect=_CONNECT_S)
@@ -201,7 +202,7 @@ def _said(error: Exception) -> str:
 @contextmanager
 def _signals_kept() -> Iterator[None]:
     """asyncio leaves signals at the system's defaults; they go back to whoever had them."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         yield
     finally:
