@@ -32,7 +32,10 @@ def test_in_one_go(tmp_path: Path) -> None:
     assert len(found["policies"]["tokenflow"]["measured"]) == 2
     assert found["limits"] == 10
     assert {each["what"] for each in found["conditions"]} >= {"KV pool over KV of all requests", "loads under tokenflow"}
-    assert found["effects"]["tokenflow"]["mean_rebuffer_s"]["measured"] <= 0.2
+    # what vLLM's own scheduler does with a burst depends on no clock
+    counted = found["policies"]["stock"]["metrics"]["preemptions"]
+    assert counted["predicted"] == counted["measured"] > 0
+    assert found["policies"]["tokenflow"]["metrics"]["preemptions"]["measured"] > 0
     for repeat in (1, 2):
         for policy in ("stock", "tokenflow"):
             run = json.loads((out / f"measured-{repeat}" / policy / "run.json").read_text())
