@@ -434,7 +434,8 @@ class Engine:
 
     def _remove(self, rows: Ints) -> None:
         q = self.requests
-        copied = self.copies.n > 0 or (self.kv.host_total > 0 and np.count_nonzero(q.host_tokens[rows] + (q.residency[rows] > 1)) > 0)
+        held = (q.host_tokens[rows] > 0) | (q.residency[rows] > Residency.GPU)      # host blocks
+        copied = self.copies.n > 0 or (self.kv.host_total > 0 and np.count_nonzero(held) > 0)
         q.remove(rows)
         self.decoders.shift(rows)
         if copied:

@@ -179,7 +179,8 @@ class FakeEngine:
         assert self.vllm.kv_cache_manager.block_pool.get_num_free_blocks() == self.machine.kv_blocks
         if self.steered:
             assert self.host.tier.pool.free_blocks == self.machine.host_kv_blocks
-            assert not (self.vllm.departures or self.vllm.fallbacks or self.vllm.streams or self.vllm.named or self.vllm.orphans)
+            assert (self.vllm.departures, self.vllm.fallbacks) == (0, 0)
+            assert (self.vllm.streams, self.vllm.named, self.vllm.orphans) == ({}, {}, set())
         return self.recording
 
     def _wake(self) -> None:

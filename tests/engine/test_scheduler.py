@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import replace
 from types import ModuleType
 
-import numpy as np
 import pytest
-from cases import load, machine
-from rotate import Rotate
+from cases import machine
 
 pytestmark = pytest.mark.engine
 
