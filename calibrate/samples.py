@@ -42,7 +42,7 @@ class Samples:
             raise BadInput("-o", str(folder), "holds samples already; --resume goes on with them, or choose another folder")
         if folder.exists() and not machine.exists() and any(folder.iterdir()):
             raise BadInput("-o", str(folder), f"is not empty and holds no {MACHINE}; choose another folder")
-        self._before: dict[str, Any] | None = _read_json(machine) if machine.exists() else None
+        self._before: dict[str, Any] | None = read_facts(machine) if machine.exists() else None
 
     def begin(self, facts: Mapping[str, Any]) -> None:
         """Keep the facts of this machine. BadInput where the samples in the folder come from another."""
@@ -68,7 +68,7 @@ class Samples:
 
     def note(self, **facts: Any) -> None:
         """Add facts, or change them."""
-        before = _read_json(self.folder / MACHINE)
+        before = read_facts(self.folder / MACHINE)
         self._write_facts(before | facts)
 
     def measured(self) -> set[Key]:
@@ -94,7 +94,7 @@ class Samples:
     @property
     def links(self) -> str:
         """What machine.json says of them."""
-        return str(_read_json(self.folder / MACHINE).get("links", ""))
+        return str(read_facts(self.folder / MACHINE).get("links", ""))
 
     def begin_links(self) -> None:
         """An empty links.csv."""
@@ -127,7 +127,7 @@ def _innermost(name: str, before: Any, now: Any) -> tuple[str, Any, Any]:
     return name, json.dumps(before), json.dumps(now)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_facts(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

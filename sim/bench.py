@@ -82,6 +82,7 @@ def _measure(case: Case) -> dict[str, Any]:
     result = simulate(case.policy, trace, case.hardware, "llama3-8b", **case.options)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds = statistics.median([cpu_s() for _ in range(case.repeats)])
+    assert result.counters is not None
     tokens, runs = int(trace.output_tokens.sum()), result.counters.runs
     return {
         "policy": case.policy, "hardware": case.hardware, "requests": len(trace), "generated_tokens": tokens,

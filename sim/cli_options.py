@@ -126,8 +126,8 @@ class Drawn(Seeded):
 
 
 @dataclass(frozen=True)
-class Options(Drawn, Cut, Read):
-    """What both commands take."""
+class Asked(Drawn, Cut, Read):
+    """Who asks for what and how fast they read; and what is to be reported of it."""
 
     consume_rate: Annotated[str, _clients(
         "Tokens per second that a reader takes, where the trace does not say: a number, 30/10@200 (10 from token 200 on), a mix "
@@ -135,6 +135,54 @@ class Options(Drawn, Cut, Read):
         metavar="RATE")] = f"{PAPERS_RATE:g}"
     max_concurrency: Annotated[int | None, _clients(
         "Requests in flight at most; the client holds back the others", metavar="N")] = None
+
+    goodput: Annotated[list[str] | None, _metrics(
+        "What good requests meet, in milliseconds: ttft, tpot, e2el and rebuffer (all stalls of its reader together), such as "
+        "ttft:1300,tpot:50,rebuffer:500; may be repeated", metavar="NAME:MS,...")] = None
+    metric_percentiles: Annotated[str, _metrics(
+        "Of TTFT, TPOT, ITL, E2EL and rebuffering, beside mean, median and P99 (default: 99)", metavar="P,...")] = "99"
+
+    def requests(self) -> Trace:
+        """The trace that the flags name, cut or drawn. BadInput when they contradict each other."""
+        from traces import BadInput, with_rates
+        cut, drawn = self.cuts(), self.draws()
+        if drawn and (cut or self.trace is not None):
+            mine, other = next(iter(drawn)), "trace" if self.trace is not None else next(iter(cut))
+            raise BadInput(_name(mine), str(drawn[mine]), (
+                f"cannot be given together with {_name(other)}: a workload is read from a file or drawn, not both"))
+        _, readers = self.readers()
+        if self.trace is not None:
+            trace = self.read(self.trace)
+            return trace if readers is None else with_rates(trace, readers, self.seed)
+        if cut:
+            name = next(iter(cut))
+            raise BadInput(_name(name), str(cut[name]), "is for a trace from a file: give --trace FILE as well")
+        if self.num_prompts is None and self.workload is None:
+            hint = ("--num-prompts N" if drawn
+                    else "--trace FILE, --workload NAME, or --num-prompts N to draw one (with --request-rate R: Poisson)")
+            raise BadInput("workload", "command line", f"give {hint}")
+        return self.draw() if readers is None else self.draw(consume_rate=str(readers))
+
+    def readers(self) -> tuple[float, Readers | None]:
+        """The rate of readers, on average; and where they differ, who they are: then it is the trace that says each one's."""
+        from traces import cells, parse_rates
+        try:
+            return cells.number(self.consume_rate), None
+        except ValueError:
+            readers = parse_rates("--consume-rate", self.consume_rate)
+            return readers.overall_tps, readers
+
+    def reported(self) -> dict[str, Any]:
+        """Goodput's limits, and percentiles."""
+        from .goodput import parse_goodput
+        from .percentiles import parse_percentiles
+        return {"goodput": parse_goodput(self.goodput or []), "percentiles": parse_percentiles(self.metric_percentiles)}
+
+
+@dataclass(frozen=True)
+class Options(Asked):
+    """What `run` and `compare` take."""
+
     max_model_len: Annotated[int | None, _clients(
         "Reject requests whose prompt and output together are longer (default: no limit)", metavar="TOKENS")] = None
 
@@ -165,11 +213,6 @@ class Options(Drawn, Cut, Read):
     until: Annotated[float | None, _run("Stop at this second; the rest stays unfinished", metavar="SECOND")] = None
     step_by_step: Annotated[bool, _run("One engine step per event: slower, for checking", "--step-by-step")] = False
 
-    goodput: Annotated[list[str] | None, _metrics(
-        "What good requests meet, in milliseconds: ttft, tpot, e2el and rebuffer (all stalls of its reader together), such as "
-        "ttft:1300,tpot:50,rebuffer:500; may be repeated", metavar="NAME:MS,...")] = None
-    metric_percentiles: Annotated[str, _metrics(
-        "Of TTFT, TPOT, ITL, E2EL and rebuffering, beside mean, median and P99 (default: 99)", metavar="P,...")] = "99"
     save_detailed: Annotated[bool, _metrics(
         "Also keep lists with an element per request: TTFT, every ITL, lengths, errors", "--save-detailed")] = False
 
@@ -180,36 +223,6 @@ class Options(Drawn, Cut, Read):
         "Also keep timeline.csv: queue, batch, KV memory and links over time", "--save-timeline")] = False
     json: Annotated[bool, _output("One JSON object on standard output, and nothing else there", "--json")] = False
     debug: Annotated[bool, _output(DEBUG, "--debug")] = False
-
-    def requests(self) -> Trace:
-        """The trace that the flags name, cut or drawn. BadInput when they contradict each other."""
-        from traces import BadInput, with_rates
-        cut, drawn = self.cuts(), self.draws()
-        if drawn and (cut or self.trace is not None):
-            mine, other = next(iter(drawn)), "trace" if self.trace is not None else next(iter(cut))
-            raise BadInput(_name(mine), str(drawn[mine]), (
-                f"cannot be given together with {_name(other)}: a workload is read from a file or drawn, not both"))
-        _, readers = self._readers()
-        if self.trace is not None:
-            trace = self.read(self.trace)
-            return trace if readers is None else with_rates(trace, readers, self.seed)
-        if cut:
-            name = next(iter(cut))
-            raise BadInput(_name(name), str(cut[name]), "is for a trace from a file: give --trace FILE as well")
-        if self.num_prompts is None and self.workload is None:
-            hint = ("--num-prompts N" if drawn
-                    else "--trace FILE, --workload NAME, or --num-prompts N to draw one (with --request-rate R: Poisson)")
-            raise BadInput("workload", "command line", f"give {hint}")
-        return self.draw() if readers is None else self.draw(consume_rate=str(readers))
-
-    def _readers(self) -> tuple[float, Readers | None]:
-        """The rate of readers, on average; and where they differ, who they are: then it is the trace that says each one's."""
-        from traces import cells, parse_rates
-        try:
-            return cells.number(self.consume_rate), None
-        except ValueError:
-            readers = parse_rates("--consume-rate", self.consume_rate)
-            return readers.overall_tps, readers
 
     def simulation(self) -> dict[str, Any]:
         """Keyword arguments of `sim.simulate` for everything but policy and trace."""
@@ -224,11 +237,8 @@ class Options(Drawn, Cut, Read):
             raise BadInput("--mem-fraction", str(self.mem_fraction), "cannot be given together with --kv-tokens")
         if self.host_time_ms is not None:
             machine["host_s"] = self.host_time_ms / 1000
-        from .goodput import parse_goodput
-        from .percentiles import parse_percentiles
-        return machine | {
-            "goodput": parse_goodput(self.goodput or []), "percentiles": parse_percentiles(self.metric_percentiles),
-            "workload": self._named(), "consume_rate": self._readers()[0], "seed": self.seed,
+        return machine | self.reported() | {
+            "workload": self._named(), "consume_rate": self.readers()[0], "seed": self.seed,
             "max_concurrency": self.max_concurrency, "max_model_len": self.max_model_len, "until_s": self.until,
             "step_by_step": self.step_by_step, "timeline": self.save_timeline,
         }

@@ -17,6 +17,7 @@ from traces.pace import changing, mean_tps
 from .cli_options import PAPERS_RATE
 from .counted import counted
 from .result import Result
+from .winner import verdict
 
 Summary = Mapping[str, Any]
 
@@ -112,6 +113,9 @@ def show(results: Mapping[str, Result], cpu_s: Mapping[str, float] | None = None
     summaries = {label: result.summary | ({"cpu_s": cpu_s[label]} if cpu_s else {}) for label, result in results.items()}
     for page in pages(list(summaries), console.width):
         console.print(_table({label: summaries[label] for label in page}))
+    found = verdict(summaries)
+    if found is not None:
+        console.print(Text(str(found)))
     if cpu_s:
         console.print(f"CPU of the whole process: {time.process_time():.2f} s")
 
@@ -165,18 +169,24 @@ def header(label: str) -> str:
 def heading(result: Result) -> list[str]:
     """What all runs have in common."""
     said = result.summary
-    machine = result.machine
     named = "" if said["workload"] is None else f"{said['workload']}, "
     lines = [
         f"{named}{counted(len(result.trace), 'request')}: {said['trace'] or 'given'}",
-        f"{said.get('model')} on {said.get('hardware')}: KV pool {said['kv_tokens']:,} tokens, host {said['host_kv_tokens']:,}, "
-        f"{machine.max_seqs:,} seats",
+        f"{said.get('model')} on {said.get('hardware')}" + _pools(said),
         _rates(result),
     ]
-    if "latency_status" in said:        # from a profile, not a Machine put together by hand
+    if "engine" in said:
+        lines.append(f"Measured: {said['engine']}; tokens timed {said['token_times']}; links {_first_clause(said['link_status'])}.")
+    elif "latency_status" in said:        # from a profile, not a Machine put together by hand
         host = f"host time {said['host_s'] * 1e3:g} ms a step, {_first_clause(said['host_s_status'])}"
         lines.append(f"Step times {said['latency_status']}; {host}; links {_first_clause(said['link_status'])}.")
     return lines
+
+
+def _pools(said: Summary) -> str:
+    if said["kv_tokens"] is None:       # a server elsewhere
+        return ""
+    return f": KV pool {said['kv_tokens']:,} tokens, host {said['host_kv_tokens']:,}, {said['max_seqs']:,} seats"
 
 
 def _rates(result: Result) -> str:

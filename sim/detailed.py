@@ -29,5 +29,6 @@ def request_lists(result: Result) -> dict[str, list[Any]]:
         "start_times": np.nan_to_num(records.sent_s).tolist(),
         "queue_times": np.where(served, np.nan_to_num(records.sent_s - trace.arrival_s), 0.0).tolist(),
         "generated_texts": [""] * len(trace),
-        "errors": np.where(records.fate == Fate.UNFINISHED, "unfinished when the simulation stopped", records.reason).tolist(),
+        "errors": np.where((records.fate == Fate.UNFINISHED) & (records.reason == ""), "unfinished when the simulation stopped",
+                           records.reason).tolist(),
     }

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,8 @@ class Choice:
 
     label: str
     policy: Policy
+    name: str           #: without its arguments
+    arguments: Mapping[str, Any]        #: that were given
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def choose(spec: str, arguments: Sequence[str] = ()) -> Choice:
     name, bracketed = match[1].strip(), [part.strip() for part in (match[2] or "").split(",") if part.strip()]
     make, title = _maker(name)
     try:
-        policy = make(**_typed(name, make, [*bracketed, *arguments]))
+        given = _typed(name, make, [*bracketed, *arguments])
+        policy = make(**given)
     except BadInput:
         raise
     except ValueError as error:
@@ -66,12 +69,12 @@ def choose(spec: str, arguments: Sequence[str] = ()) -> Choice:
     if not callable(getattr(policy, "plan", None)):
         raise BadInput("policy", name, "has no method plan(view)")
     said = ",".join([*bracketed, *arguments])
-    return Choice(title + (f"[{said}]" if said else ""), policy)
+    return Choice(title + (f"[{said}]" if said else ""), policy, name, given)
 
 
 def choose_all(specs: str) -> list[Choice]:
     """The policies of a comma-separated list; commas in brackets belong to the arguments."""
-    choices = [choose(spec) for spec in re.split(r",(?![^\[]*\])", specs)]
+    choices = [choose(spec) for spec in split_specs(specs)]
     labels = [choice.label for choice in choices]
     for label in labels:
         if labels.count(label) > 1:
@@ -86,6 +89,11 @@ def arguments_of(make: Callable[..., Policy]) -> list[Argument]:
     hints = get_type_hints(getattr(kind, "__init__"))  # noqa: B009 -- mypy calls plain access to __init__ unsound
     return [Argument(p.name, hints.get(p.name, type(p.default)), getattr(changed, p.name, p.default))
             for p in inspect.signature(kind).parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+def split_specs(specs: str) -> list[str]:
+    """Those of a comma-separated list."""
+    return [spec.strip() for spec in re.split(r",(?![^\[]*\])", specs)]
 
 
 # ---- the class

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from policies.api import Floats, Ints
+from policies.api import Bools, Floats, Ints
+from traces import BadInput, Trace
 
 from .requests import Requests
 from .step_clock import StepClock
@@ -37,9 +39,9 @@ class Records:
     first_s: Floats             #: first token
     last_s: Floats              #: last token
     tokens: Ints                #: delivered
-    preemptions: Ints
+    preemptions: npt.NDArray[Any]       #: whole numbers; NaN where a real engine does not tell
     fate: Ints                  #: one of Fate
-    reason: npt.NDArray[np.object_]     #: why it was rejected, "" otherwise
+    reason: npt.NDArray[np.object_]     #: why it was rejected, or left unfinished by a real engine; "" otherwise
     clock_s: Floats = field(default_factory=_none)       #: end of every step in which anyone decoded, shape (steps,)
     segment_id: Ints = field(default_factory=_no_ints)            #: segments as in `sim.step_clock`, sorted by id, then time
     segment_token_s: Floats = field(default_factory=_none)
@@ -53,16 +55,36 @@ class Records:
                    np.full(n, "", object))
 
     @classmethod
-    def of_token_times(cls, sent_s: Sequence[float], times_s: Sequence[Floats]) -> Records:
-        """Requests that a real engine completed: when each was sent, and the times of its tokens, ascending, at least one."""
+    def of_token_times(cls, sent_s: Sequence[float] | Floats, times_s: Sequence[Floats], asked: Ints | None = None) -> Records:
+        """Requests that a real engine served: when each was sent, and the times of its tokens, ascending.
+
+        `asked`: output tokens of each; who got fewer is unfinished. Without it all are complete, and have a token at least.
+        """
         records = cls.blank(len(times_s))
-        records.sent_s[:], records.fate[:] = sent_s, Fate.COMPLETED
         records.tokens[:] = [len(times) for times in times_s]
-        records.first_s[:], records.last_s[:] = [times[0] for times in times_s], [times[-1] for times in times_s]
+        done = np.full(len(times_s), True) if asked is None else records.tokens == asked
+        records.sent_s[:], records.fate[:] = sent_s, np.where(done, Fate.COMPLETED, Fate.UNFINISHED)
+        records.first_s[:] = [times[0] if len(times) else np.nan for times in times_s]
+        records.last_s[:] = [times[-1] if whole else np.nan for times, whole in zip(times_s, done)]
         records.clock_s, stop = np.concatenate(times_s), records.tokens.cumsum()
         records.segment_id, records.segment_token_s = np.arange(len(times_s)), np.full(len(times_s), np.nan)
         records.segment_start, records.segment_stop = stop - records.tokens, stop
         return records
+
+    def turn_away(self, trace: Trace, pool_tokens: int | None, max_model_len: int | None) -> Bools:
+        """Rejects the requests that can never run, and says which these are; BadInput when that is all of them.
+
+        `pool_tokens`: of KV that requests can hold; None where it is not known.
+        """
+        need = trace.input_tokens + trace.output_tokens
+        for limit, name in ((pool_tokens, "the KV pool of"), (max_model_len, "--max-model-len")):
+            if limit is not None:
+                over = need > limit
+                self.fate[over], self.reason[over] = Fate.REJECTED, f"prompt + output exceeds {name} {limit} tokens"
+        rejected: Bools = self.fate == Fate.REJECTED
+        if rejected.all():
+            raise BadInput("trace", trace.source or "given", f"no request fits: {self.reason[0]}")
+        return rejected
 
     def close(self, requests: Requests, rows: Ints, fate: int, last_s: float) -> None:
         """These requests leave the engine."""

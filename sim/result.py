@@ -20,6 +20,7 @@ from traces.pace import changing, joined, reading_s
 
 from .counters import Counters
 from .goodput import which_are_good
+from .latency import LatencyModel
 from .machine import Machine
 from .metrics import PerRequest, per_request, serving_summary
 from .records import Fate, Records
@@ -41,12 +42,12 @@ class Result:
     trace: Trace
     rates: Floats                       #: tokens per second that each reader takes, at first, shape (n,)
     records: Records
-    counters: Counters
-    machine: Machine
+    counters: Counters | None           #: None, and so the links, where a real engine does not count
+    machine: Machine | None             #: None where nobody knows a real engine's figures
     policy: Policy                      #: as it was given, before the run
     provenance: Mapping[str, Any]       #: what the machine's figures rest on
     settings: Mapping[str, Any]         #: of the run: consume_rate, max_concurrency, ..., seed
-    links: Mapping[str, float]          #: bytes moved and seconds busy
+    links: Mapping[str, float] | None   #: bytes moved and seconds busy, by LINKS
     end_s: float                        #: when the simulation stopped
     label: str                          #: the policy's name in tables
     timeline: Timeline | None = None    #: how it went over time, where that was asked for
@@ -57,12 +58,17 @@ class Result:
     summary: dict[str, Any] = field(init=False)     #: flat, ready for JSON: None where undefined
 
     def __post_init__(self) -> None:
-        check_conservation(self.trace, self.records, self.counters)
+        self._check()
         self.metrics = per_request(self.trace, self.rates, self.records)
         self.good = which_are_good(self.goodput, self.metrics, self.records.fate == Fate.COMPLETED) if self.goodput else None
         served = serving_summary(self.trace, self.rates, self.records, self.metrics, self.end_s, self.percentiles, self.good)
         worked = engine_summary(self.counters, self.links, served["duration"])
+        if self.counters is None:
+            worked["preemptions"] = self.records.preemptions.sum()
         self.summary = {key: _plain(value) for key, value in (served | worked | self._description()).items()}
+
+    def _check(self) -> None:
+        check_conservation(self.trace, self.records, self.counters)
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         """One row per request of the trace, in its order; NaN (None in a column of counts or truths) where undefined or not given.
@@ -130,17 +136,29 @@ class Result:
         return save_run(self, Path(directory), detailed)
 
     def _description(self) -> dict[str, Any]:
-        machine = asdict(self.machine)
-        latency = {f"latency_{name}": value for name, value in machine.pop("latency").items()}
-        pools = {"kv_tokens": self.machine.kv_blocks * self.machine.block_size,
-                 "host_kv_tokens": self.machine.host_kv_blocks * self.machine.block_size}
-        named = {name: "inf" if value == inf else value for name, value in machine.items()}
-        return {"policy": self.label, "policy_args": described(self.policy), **self.provenance, "trace": self.trace.source,
-                **self.settings, **pools, **named, **latency}
+        said = {"policy": self.label, "policy_args": described(self.policy)} | (
+            dict(self.provenance) | {"trace": self.trace.source} | dict(self.settings))
+        return dict.fromkeys(_MACHINE_KEYS) | said if self.machine is None else said | machine_summary(self.machine)
 
 
-def engine_summary(count: Counters, links: Mapping[str, float], duration: float) -> dict[str, Any]:
-    """What the engine did, flat; the two link utilisations and the GPU's are shares of `duration`."""
+def machine_summary(machine: Machine) -> dict[str, Any]:
+    """The machine, flat."""
+    named = asdict(machine)
+    latency = {f"latency_{name}": value for name, value in named.pop("latency").items()}
+    pools = {"kv_tokens": machine.kv_blocks * machine.block_size, "host_kv_tokens": machine.host_kv_blocks * machine.block_size}
+    return pools | {name: "inf" if value == inf else value for name, value in named.items()} | latency
+
+
+_MACHINE_KEYS = ("kv_tokens", "host_kv_tokens", *(f.name for f in fields(Machine) if f.name != "latency"),
+                 *(f"latency_{f.name}" for f in fields(LatencyModel)))
+
+LINKS = ("h2d_bytes", "d2h_bytes", "h2d_busy_s", "d2h_busy_s", "write_through_bytes", "write_chunks", "late_chunks", "late_s")
+
+
+def engine_summary(count: Counters | None, links: Mapping[str, float] | None, duration: float) -> dict[str, Any]:
+    """What the engine did, flat; the two link utilisations and the GPU's are shares of `duration`. None: it did not say."""
+    if count is None or links is None:
+        return dict.fromkeys(engine_summary(Counters(), dict.fromkeys(LINKS, 0.0), 1.0))
     return {
         "preemptions": count.preemptions,
         "offloads": count.offloads,
@@ -163,8 +181,8 @@ def engine_summary(count: Counters, links: Mapping[str, float], duration: float)
     }
 
 
-def check_conservation(trace: Trace, records: Records, count: Counters) -> None:
-    """Miscount unless every request has one fate and every token one time."""
+def check_conservation(trace: Trace, records: Records, count: Counters | None) -> None:
+    """Miscount unless every request has one fate and every token one time. `count`: where it tells decode steps apart."""
     def must(holds: npt.NDArray[np.bool_], law: str) -> None:
         if not holds.all():
             raise Miscount(f"{law}: broken for requests {(~holds).nonzero()[0][:10].tolist()}")
@@ -179,7 +197,7 @@ def check_conservation(trace: Trace, records: Records, count: Counters) -> None:
     timed = np.bincount(records.segment_id, prefilled + decoded, n)
     must(timed == records.tokens, "every token delivered has a time")
     must(~done | (records.sent_s <= records.first_s) & (records.first_s <= records.last_s), "sent, first token, last token")
-    if int(decoded.sum()) != count.decode_tokens:
+    if count is not None and int(decoded.sum()) != count.decode_tokens:
         raise Miscount(f"tokens that decode steps put out: {count.decode_tokens} counted, {int(decoded.sum())} delivered")
 
 

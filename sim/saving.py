@@ -32,6 +32,7 @@ from traces import BadInput
 
 from .detailed import request_lists
 from .result import Result
+from .winner import RULE, verdict
 
 DEFAULT_ROOT = Path("tokenflow-out")
 _PACKAGES = ("tokenflow-lab", "simpy", "numpy", "pydantic")
@@ -124,7 +125,7 @@ def write_comparison(draft: Draft, results: Mapping[str, Result], detailed: bool
     draft.write("compare.csv", as_csv({key: [fact.get(key) for fact in facts] for key in keys}))
     used: set[str] = set()
     for label, result in results.items():
-        folder = next(name for n in count(1) if (name := _folder(label, n)) not in used)
+        folder = next(name for n in count(1) if (name := folder_of(label, n)) not in used)
         used.add(folder)
         write_run(draft, result, folder, detailed)
 
@@ -135,8 +136,10 @@ def run_facts(result: Result, detailed: bool = False) -> dict[str, Any]:
 
 
 def comparison_facts(results: Mapping[str, Result], detailed: bool = False) -> dict[str, Any]:
-    """What compare.json holds: what run.json would, by policy."""
-    return {"policies": {label: run_facts(result, detailed) for label, result in results.items()}}
+    """What compare.json holds: what run.json would, by policy; and who wins, where vLLM is among them."""
+    facts: dict[str, Any] = {"policies": {label: run_facts(result, detailed) for label, result in results.items()}}
+    found = verdict(facts["policies"])
+    return facts if found is None else facts | {"winner": found.winner, "winner_rule": RULE}
 
 
 def host_facts(simulate_cpu_s: Mapping[str, float] | None = None, command: Sequence[str] | None = None) -> dict[str, Any]:
@@ -175,7 +178,7 @@ def as_csv(columns: Mapping[str, Any]) -> str:
     return text.getvalue()
 
 
-def _folder(label: str, n: int) -> str:
+def folder_of(label: str, n: int = 1) -> str:
     """The n-th choice of a folder for a policy: its label without what shells and file systems take for something else."""
     name = re.sub(r"[^\w.=,+-]+", "_", label).strip("_.") or "policy"
     return name if n == 1 else f"{name}-{n}"

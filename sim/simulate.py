@@ -12,7 +12,7 @@ import numpy as np
 import simpy
 
 from policies import POLICIES
-from policies.api import Bools, Event, Floats, Ints, Policy
+from policies.api import Event, Floats, Ints, Policy
 from traces import Trace, cells, options
 
 from .engine import Engine, Watch
@@ -37,7 +37,8 @@ def simulate(policy: Policy | str, trace: Trace, hardware: Machine | Hardware | 
              max_concurrency: int | None = None, max_model_len: int | None = None,
              until_s: float | None = None, step_by_step: bool = False, watch: Watch | None = None, progress: Progress | None = None,
              seed: int | None = None, workload: str | None = None, label: str | None = None, timeline: bool = False,
-             percentiles: Sequence[float] = (99,), goodput: Mapping[str, float] | None = None, **machine_options: Any) -> Result:
+             percentiles: Sequence[float] = (99,), goodput: Mapping[str, float] | None = None,
+             provenance: Mapping[str, Any] | None = None, **machine_options: Any) -> Result:
     """Simulate `trace` under `policy`; the policy object itself is not touched, the run works on a copy.
 
     hardware: name of a built-in profile, path of a profile, a profile, or a `Machine`. model: name, or path of a Hugging Face
@@ -49,7 +50,7 @@ def simulate(policy: Policy | str, trace: Trace, hardware: Machine | Hardware | 
     step_by_step: one engine step per event, for checking. seed, workload: recorded with the result; the run itself draws nothing.
     label: the policy's name in the result, when it is to be another than its own. timeline: also record how it went over time.
     percentiles: those that the summary reports; P99 it always does. goodput: limits in milliseconds by name (ttft, tpot, e2el,
-    rebuffer) that good requests meet.
+    rebuffer) that good requests meet. provenance: what a ready Machine's figures rest on, for the result.
 
     Raises BadInput (one line) on input it cannot use, on a policy that raises or plans what cannot be carried out
     (PolicyError), and on a run that would never end (Wedged).
@@ -62,7 +63,7 @@ def simulate(policy: Policy | str, trace: Trace, hardware: Machine | Hardware | 
         raise BadInput("policy", repr(policy), "must be a name or an object with a method plan(view)")
     check_percentiles(percentiles)
     check_goodput(goodput := {} if goodput is None else goodput)
-    machine, provenance = _machine(hardware, model, policy, machine_options)
+    machine, rests_on = _machine(hardware, model, policy, machine_options)
     _check(trace, consume_rate, max_concurrency, max_model_len, until_s)
     recorder = Recorder(also=watch) if timeline else None
     run = _Run(_fresh(policy), trace, machine, consume_rate, max_concurrency, max_model_len, until_s, step_by_step,
@@ -71,8 +72,9 @@ def simulate(policy: Policy | str, trace: Trace, hardware: Machine | Hardware | 
     settings = {"consume_rate": consume_rate, "max_concurrency": max_concurrency, "max_model_len": max_model_len,
                 "until_s": until_s, "seed": seed, "workload": workload, "goodput": described(goodput)}
     return Result(trace=trace, rates=run.rates, records=run.records, counters=run.engine.count, machine=machine, policy=policy,
-                  provenance=provenance, settings=settings, links=run.links(), end_s=run.env.now, label=label or name_of(policy),
-                  timeline=recorder.timeline(run.engine) if recorder else None, percentiles=percentiles, goodput=goodput)
+                  provenance=rests_on | dict(provenance or {}), settings=settings, links=run.links(), end_s=run.env.now,
+                  label=label or name_of(policy), timeline=recorder.timeline(run.engine) if recorder else None,
+                  percentiles=percentiles, goodput=goodput)
 
 
 def _fresh(policy: Policy) -> Policy:
@@ -127,22 +129,8 @@ class _Run:
         self._progress, self._done, self._in_flight = progress, 0, 0
         self._max_concurrency = max_concurrency or len(trace)
         self._slot_free: simpy.Event | None = None
-        self._turned_away = self._reject(max_model_len)
+        self._turned_away = self.records.turn_away(trace, machine.kv_blocks * machine.block_size, max_model_len)
         self.env.process(self._clients())
-
-    def _reject(self, max_model_len: int | None) -> Bools:
-        """Marks requests that can never run; BadInput when that is all of them."""
-        need = self.trace.input_tokens + self.trace.output_tokens
-        pool = self.machine.kv_blocks * self.machine.block_size
-        limits = [(pool, "the KV pool of")] + ([(max_model_len, "--max-model-len")] if max_model_len else [])
-        for limit, name in limits:
-            over = need > limit
-            self.records.fate[over] = Fate.REJECTED
-            self.records.reason[over] = f"prompt + output exceeds {name} {limit} tokens"
-        rejected: Bools = self.records.fate == Fate.REJECTED
-        if rejected.all():
-            raise BadInput("trace", self.trace.source or "given", f"no request fits: {self.records.reason[0]}")
-        return rejected
 
     def _clients(self) -> Generator[simpy.Event, Any, None]:
         env, trace, add = self.env, self.trace, self.engine.requests.add

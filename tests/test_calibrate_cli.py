@@ -161,7 +161,7 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | {
         "PYTHONPATH": str(Path(__file__).parents[1])})
     assert done.stderr.strip() == "[]"
-    for command in ("fit", "check", "remake"):
+    for command in ("fit", "check", "remake", "replay", "compare", "validate"):
         assert command in done.stdout
 
 

@@ -28,7 +28,7 @@ EDGE_MAY_IMPORT = {"matplotlib", "scipy", "yaml", "joblib", "typer", "click", "r
 
 #: files that drive the real machine
 DRIVES_VLLM = re.compile(r"calibrate/(engine/\w+|profile\w*|replay\w*|measure\w*|links)\.py")
-DRIVING_MAY_IMPORT = {"torch", "vllm"}
+DRIVING_MAY_IMPORT = {"torch", "vllm", "openai", "httpx"}
 
 #: pandas, matplotlib and the like take longer to import than a small simulation to run
 LAZY = {"pandas", "matplotlib", "scipy", "joblib", "yaml"}

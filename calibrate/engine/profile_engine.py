@@ -1,23 +1,21 @@
 """Real vLLM in this process, driven one step at a time, each step timed in its parts.
 
 Written for 0.26.0 and 0.32.0; what differs between versions, and what is not public, is in this file. Run on 0.32.0 on a CPU.
-`environment()` must come before anything imports vLLM.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from importlib.util import find_spec
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from calibrate.profile_grid import Limits, Point
-from traces import BadInput
+from calibrate.profile_grid import Point
+
+from .start import facts_of, limits_of, start
 
 _FIRST_TOKEN = 10           # below are special ones
 _FRESH, _PREFIX = 1, 2      # what a prompt's random numbers are seeded with
@@ -51,54 +49,18 @@ class Step:
         return f"{self.decodes} decodes + prompt chunks of {sorted(tokens for tokens, _ in self.chunks)}"
 
 
-def environment() -> dict[str, str]:
-    """Everything in one process, no network, no usage report, nothing that is not installed; returns what was not set before."""
-    wanted = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1",
-              "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-    if find_spec("flashinfer") is None:
-        wanted["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
-    if find_spec("deep_gemm") is None:
-        wanted["VLLM_USE_DEEP_GEMM"] = "0"
-    missing = {name: value for name, value in wanted.items() if name not in os.environ}
-    os.environ.update(missing)
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    return missing
-
-
 class Engine:
     """Sets up the steps of a `Point` and takes them. BadInput if it does not start."""
 
     def __init__(self, directory: Path, vocab: int, arguments: Mapping[str, Any]) -> None:
-        environment()
-        try:
-            import torch
-            from vllm import EngineArgs, SamplingParams
-            from vllm.platforms import current_platform
-            from vllm.usage.usage_lib import UsageContext
-            from vllm.v1.engine.llm_engine import LLMEngine
-        except ImportError as error:
-            raise BadInput("vllm", "import", f"{error}; tokenflow-calibrate doctor says what to install") from None
-        if not current_platform.device_type:
-            raise BadInput("vllm", "platform", "finds no device that it was built for; tokenflow-calibrate doctor says more")
-        known = {field.name for field in fields(EngineArgs)}
-        for name in arguments:
-            if name not in known:
-                raise BadInput(f"--{name.replace('_', '-')}", "vllm", "this version has no such engine argument")
-        given = dict(arguments)
-        if "attention_backend" in given:    # only the parts of a configuration are parsed from text
-            given["attention_config"] = {"backend": given.pop("attention_backend")}
+        self._engine, self.device = start(directory, arguments)
+        import torch
+        from vllm import SamplingParams
         self._torch, self._sampling = torch, SamplingParams
-        self.device = "cuda" if current_platform.is_cuda() else current_platform.device_type
-        try:
-            # The defaults of `vllm serve`, which is what a profile is for; LLM has others.
-            self._engine = LLMEngine.from_engine_args(EngineArgs(model=str(directory), **given),
-                                                      usage_context=UsageContext.OPENAI_API_SERVER)
-        except Exception as error:
-            raise BadInput("engine", str(directory.name), f"did not start: {_on_one_line(error)}") from None
         core = self._engine.engine_core.engine_core
         self._scheduler = core.scheduler
         self.config: Any = self._engine.vllm_config
-        self.limits = _limits(self.config)
+        self.limits = limits_of(self.config)
         self._vocab, self._made, self._prefixes = vocab, 0, dict[int, np.ndarray]()
         self._synchronise = False
         self._began, self._ended, self._took_s = 0.0, 0.0, dict.fromkeys(_PARTS, 0.0)
@@ -214,67 +176,6 @@ class Engine:
                 chunks.append((tokens, before))
         return decodes, kv_tokens, tuple(chunks)
 
-    # ---- facts
-
     def facts(self) -> dict[str, Any]:
-        """The resolved configuration, for machine.json; None where this version does not tell."""
-        config, limits = self.config, self.limits
-        names = {
-            "dtype": "model_config.dtype", "max_model_len": "model_config.max_model_len", "seed": "model_config.seed",
-            "quantization": "model_config.quantization", "load_format": "load_config.load_format",
-            "block_size": "cache_config.block_size", "gpu_memory_utilization": "cache_config.gpu_memory_utilization",
-            "kv_cache_memory_bytes": "cache_config.kv_cache_memory_bytes", "kv_cache_dtype": "cache_config.cache_dtype",
-            "enable_prefix_caching": "cache_config.enable_prefix_caching", "max_num_seqs": "scheduler_config.max_num_seqs",
-            "max_num_batched_tokens": "scheduler_config.max_num_batched_tokens",
-            "enable_chunked_prefill": "scheduler_config.enable_chunked_prefill",
-            "async_scheduling": "scheduler_config.async_scheduling", "scheduling_policy": "scheduler_config.policy",
-            "tensor_parallel_size": "parallel_config.tensor_parallel_size", "enforce_eager": "model_config.enforce_eager",
-            "compilation_mode": "compilation_config.mode", "cudagraph_mode": "compilation_config.cudagraph_mode",
-            "cudagraph_capture_sizes": "compilation_config.cudagraph_capture_sizes",
-        }
-        resolved = {name: _plain(_reach(config, path)) for name, path in names.items()}
-        graphs = str(resolved["cudagraph_mode"] or "NONE")
-        return {
-            "dtype": str(resolved["dtype"]).removeprefix("torch."), "block_size": limits.block_size,
-            "num_gpu_blocks": limits.num_gpu_blocks, "max_num_seqs": limits.max_num_seqs,
-            "max_num_batched_tokens": limits.max_num_batched_tokens, "max_model_len": limits.max_model_len,
-            "enforce_eager": bool(resolved["enforce_eager"]), "cuda_graphs": graphs if self.device == "cuda" else "NONE",
-            "async_scheduling": bool(resolved["async_scheduling"]), "attention_backend": _attention(config),
-            "load_format": str(resolved["load_format"]), "threads": int(self._torch.get_num_threads()), "engine_args": resolved,
-        }
-
-
-def _limits(config: Any) -> Limits:
-    return Limits(int(config.model_config.max_model_len), int(config.scheduler_config.max_num_seqs),
-                  int(config.scheduler_config.max_num_batched_tokens), int(config.cache_config.num_gpu_blocks or 0),
-                  int(config.cache_config.block_size))
-
-
-def _attention(config: Any) -> str | None:
-    """Name of the first attention layer's backend."""
-    layers = _reach(config, "compilation_config.static_forward_context") or {}
-    for layer in layers.values():
-        backend = getattr(layer, "attn_backend", None)
-        if backend is not None:
-            return str(backend.get_name())
-    chosen: str | None = _plain(_reach(config, "attention_config.backend"))
-    return chosen
-
-
-def _reach(found: Any, path: str) -> Any:
-    for name in path.split("."):
-        found = getattr(found, name, None)
-    return found
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it; enums by name."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return getattr(value, "name", value)
-    if isinstance(value, list | tuple | set):
-        return [_plain(inner) for inner in value]
-    return str(getattr(value, "name", value))
-
-
-def _on_one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        """The resolved configuration, for machine.json."""
+        return facts_of(self.config, self.device)

@@ -274,6 +274,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         return [self.streams[int(id)] for id in ids]
 
     def _drop(self, stream: Stream, now_s: float) -> None:
+        self.count.lost_tokens += stream.computed_tokens
         if stream.residency == Residency.HOST:
             stream.move(Residency.NONE, now_s)
             self.count.copies_given_up += 1
@@ -404,6 +405,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
             count.prefill_steps += 1
             count.prefill_s += took_s
             count.prefill_tokens += sum(tokens for _, tokens in self.prefill)
+            count.recomputed_tokens += sum(tokens for stream, tokens in self.prefill if stream.request.num_preemptions)
         else:
             count.decode_steps += 1
             count.decode_s += took_s

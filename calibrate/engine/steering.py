@@ -55,6 +55,12 @@ class Steering:
         """The engine that vLLM has set up, as the policy knows it."""
         (group,), cache, limits = kv_cache_config.kv_cache_groups, vllm_config.cache_config, vllm_config.scheduler_config
         block_bytes = group.kv_cache_spec.page_size_bytes * len(group.layer_names)
+        return self.on(kv_cache_config.num_blocks, cache.block_size, limits.max_num_seqs, limits.max_num_batched_tokens,
+                       block_bytes / cache.block_size, len(group.layer_names))
+
+    def on(self, num_gpu_blocks: int, block_size: int, max_num_seqs: int, max_num_batched_tokens: int, kv_token_bytes: float,
+           layers: int) -> Machine:
+        """The same of an engine that is yet to start, by vLLM's names; one of its blocks is the null block."""
         profile = load_hardware(self.profile)
         latency, pcie = step_times(profile, self.model)[1].latency.with_host(profile.host_s.value), profile.link
         if self.link_gb_per_s is not None:
@@ -64,10 +70,9 @@ class Steering:
                      "duplex_h2d": pcie.duplex_h2d, "duplex_d2h": pcie.duplex_d2h, "copy_overhead_s": pcie.copy_overhead_s}
         else:
             links = {}
-        return Machine(latency, kv_cache_config.num_blocks - 1, self.host_blocks, cache.block_size,
-                       kv_token_bytes=block_bytes / cache.block_size, max_seqs=limits.max_num_seqs,
-                       max_step_tokens=limits.max_num_batched_tokens, write_share=profile.write_share, write_whole_blocks=True,
-                       copies_per_block=len(group.layer_names), **links)
+        return Machine(latency, num_gpu_blocks - 1, self.host_blocks, block_size, kv_token_bytes=kv_token_bytes,
+                       max_seqs=max_num_seqs, max_step_tokens=max_num_batched_tokens, write_share=profile.write_share,
+                       write_whole_blocks=True, copies_per_block=layers, **links)
 
     def engine_args(self) -> dict[str, Any]:
         """Keyword arguments of vLLM's EngineArgs."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from calibrate.engine.profile_engine import environment
+from calibrate.engine.start import environment
 
 environment()
 
