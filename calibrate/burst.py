@@ -19,7 +19,8 @@ LEAST_SURPLUS = 1.5         #: tokens that a reader gets over tokens that he rea
 MOST_POOL = 0.5             #: KV pool over KV of all requests
 LEAST_MOVES = 50            #: preemptions, and loads, under the policy that moves them
 
-_STEP_S = 0.025             # of the decode step that the batch is chosen by
+_STEP_S = 0.025             # of the decode step that the batch is chosen by, at least
+_OVER_ONE = 2.0             # times a step of a single request, which reads the weights and little else: memory is anybody's
 _SURPLUS = 2.0
 _PROMPT = 128
 _OUTPUTS = (192, 256, 384, 512)
@@ -76,7 +77,8 @@ def design(machine_with: Callable[[int], Machine], longest: int, policy: str = "
 def _burst(machine_with: Callable[[int], Machine], output: int, seed: int) -> Burst:
     latency, context = machine_with(4).latency, _PROMPT + output / 2
     seats = machine_with(4).max_seqs
-    together = next((n for n in range(_FEWEST, _MOST) if latency.step_s(n, n * context, 0.0, n) >= _STEP_S), _MOST)
+    long_s = max(_STEP_S, _OVER_ONE * latency.step_s(1, context, 0.0, 1))
+    together = next((n for n in range(_FEWEST, _MOST) if latency.step_s(n, n * context, 0.0, n) >= long_s), _MOST)
     together = min(together, max(seats // 2, 1))
     step_s = latency.step_s(together, together * context, 0.0, together)
     bs = machine_with(4).block_size
