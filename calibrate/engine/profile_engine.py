@@ -22,6 +22,7 @@ from traces import BadInput
 _FIRST_TOKEN = 10           # below are special ones
 _FRESH, _PREFIX = 1, 2      # what a prompt's random numbers are seeded with
 _LONG = 1024                # output tokens of a decode that is to outlast its point
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 _PARTS = ("schedule", "execute_model", "sample_tokens", "update_from_output")
 
 
@@ -53,16 +54,17 @@ class Step:
 
 def environment() -> dict[str, str]:
     """Everything in one process, no network, no usage report, nothing that is not installed; returns what was not set before."""
-    wanted = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1",
-              "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-    if find_spec("flashinfer") is None:
-        wanted["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
-    if find_spec("deep_gemm") is None:
-        wanted["VLLM_USE_DEEP_GEMM"] = "0"
+    wanted = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"} | OFFLINE | missing_kernels()
     missing = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(missing)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     return missing
+
+
+def missing_kernels() -> dict[str, str]:
+    """What vLLM would take and cannot, as variables of its environment."""
+    switches = {"flashinfer": "VLLM_USE_FLASHINFER_SAMPLER", "deep_gemm": "VLLM_USE_DEEP_GEMM"}
+    return {variable: "0" for module, variable in switches.items() if find_spec(module) is None}
 
 
 class Engine:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from math import inf
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,13 +27,17 @@ from vllm.v1.request import RequestStatus
 from policies.api import CostModel, Event, Ints, Plan, Policy, Residency, View, check_plan
 from sim.beliefs import Beliefs
 from sim.counters import Counters
+from sim.errors import FAULTS
 
 from .fallback import FirstComeFirstServed
 from .host_tier import Full, HostTier
+from .metrics import Snapshots
 from .steering import Steering
 from .stream import Stream
 
-logger = init_logger(__name__)
+logger = init_logger(f"vllm.{__name__}")      # in the format of the server's log
+
+_PATIENCE = 10_000      # decisions in a row that run nobody: the policy will never go on
 
 
 class Watch(Protocol):
@@ -48,6 +53,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
     """
 
     waiting: Any        # vLLM's queue of requests without KV on the GPU
+    max_model_len: int
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -66,7 +72,11 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         self.writing: list[tuple[Stream, int]] = []         # of these, in the step under way: who has so many tokens copied then
         self.tokens: dict[str, int] = {}                    # what each request computes in this step
         self.step_began_s = 0.0
-        self.steps = self.departures = self.fallbacks = 0
+        self.steps = self.departures = self.fallbacks = self.misread = 0
+        self.compiling: list[Any] = []                      # vLLM's requests whose grammar is not ready: not in any View yet
+        self.idle_decisions = 0                             # in a row, of plans that ran nobody
+        # Who needs more than the whole pool is refused, or ends early, as vLLM does it where its own pool is that small.
+        self.max_model_len = min(self.max_model_len, (self.kv_cache_manager.block_pool.num_gpu_blocks - 1) * self.block_size)
         steering = Steering.of(self.vllm_config)
         if steering:
             machine = steering.machine(self.vllm_config, self.kv_cache_config)
@@ -76,8 +86,8 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
               watch: Watch | None = None) -> None:
         """`host` has no blocks where there is no `HostTierConnector`."""
         self.planner, self.cost, self.clock, self.watch, self.host = planner, cost, clock, watch, host
-        if self.connector is not None:
-            self.connector.tier = host
+        if (connector := self.connector) is not None:
+            connector.tier, connector.snapshots = host, Snapshots(self)
 
     def fidelity(self) -> dict[str, float]:
         """How far the plans were carried out: the share of steps that were exactly as planned, and how often not."""
@@ -108,27 +118,37 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
 
     def add_request(self, request: Any) -> None:
         super().add_request(request)
-        stream = Stream.of(request, self.arrived, self.clock())
-        self.streams[stream.id] = self.named[stream.name] = stream
-        self.arrived += 1
-        self.happened |= Event.ARRIVAL
+        if request.num_prompt_tokens >= self.max_model_len:
+            logger.error("request %s: a prompt of %d tokens and an answer do not fit the KV pool of %d", request.request_id,
+                         request.num_prompt_tokens, self.max_model_len)
+            self.grammar_compile_error_reqs.add(request.request_id)     # whoever is in here, vLLM ends with an error
+        elif request.status == RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR:
+            self.compiling.append(request)
+        else:
+            self._arrive(request)
 
     def finish_requests(self, request_ids: Any, finished_status: Any) -> Any:
         aborted = super().finish_requests(request_ids, finished_status)
-        self._remove([self.named[request.request_id] for request in aborted])
+        self._remove([self.named[request.request_id] for request in aborted if request.request_id in self.named])
         return aborted
 
     def schedule(self, throttle_prefills: bool = False) -> Any:
         now_s = self.clock()
         self._take_copies(now_s)
+        if self.compiling:
+            self._take_grammars()
         if not self._plan_stands(now_s):
+            self._decide(now_s)
+        if not (self.decoding or self.prefill or self.loading) and self.streams and self._waits_for_nothing():
+            self._fall_back("it runs nobody, and waits for nothing")
             self._decide(now_s)
         begin = self.loading + [stream for stream, _ in self.prefill if stream.residency == Residency.NONE]
         self.tokens = {stream.name: 1 for stream in self.decoding} | {stream.name: tokens for stream, tokens in self.prefill}
         self.writing = self._write_through() if self.storing and self.tokens else []
         with self._only_waiting(begin), self._one_token_lent(bool(self.loading)):
             out = super().schedule()                        # whether prefills are throttled is the plan's affair
-        self.steps += bool(self.tokens)
+        if self.tokens:
+            self.steps, self.idle_decisions = self.steps + 1, 0
         if out.num_scheduled_tokens != self.tokens or (begin and self._left_waiting(begin)):
             self._departed(out)
         for stream in begin[len(self.loading):]:
@@ -149,6 +169,26 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         return outputs
 
     # ---- between two steps
+
+    def _arrive(self, request: Any) -> None:
+        stream = Stream.of(request, self.arrived, self.clock())
+        for what in stream.misread:
+            logger.warning("request %s: %s; the default counts", stream.name, what)
+        self.misread += bool(stream.misread)
+        self.streams[stream.id] = self.named[stream.name] = stream
+        self.arrived += 1
+        self.happened |= Event.ARRIVAL
+
+    def _take_grammars(self) -> None:
+        """Whose grammar is ready arrives now; vLLM itself ends those that have none."""
+        compiling, self.compiling = self.compiling, []
+        for request in compiling:
+            if request.is_finished():
+                continue
+            if super()._handle_blocked_waiting_request(request):
+                self._arrive(request)
+            else:
+                self.compiling.append(request)
 
     def _take_copies(self, now_s: float) -> None:
         """Who has left the GPU, and who has landed: with one token left, it joins the decoders of the standing plan."""
@@ -184,6 +224,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
             self.plan = Plan()
             return
         self.count.decisions += 1
+        self.idle_decisions += 1
         self.storing = []                                   # the old order holds no host blocks in the view
         view = self.view(now_s)
         plan = self._legal_plan(view)
@@ -197,15 +238,22 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         try:
             plan = self.planner.plan(view)
             check_plan(view, plan)
-        except Exception as error:
-            if isinstance(self.planner, FirstComeFirstServed):
-                raise
-            logger.error("policy %s failed, serving first come first served from now on: %s: %s", type(self.planner).__name__,
-                         type(error).__name__, error)
-            self.fallbacks += 1
-            self.planner = FirstComeFirstServed()
+        except FAULTS as error:
+            self._fall_back(f"{type(error).__name__}: {error}")
             return self._legal_plan(view)
         return plan
+
+    def _waits_for_nothing(self) -> bool:
+        """Nobody runs, as the plan has it: whether nothing that is under way changes that, or time and again nothing has."""
+        moving = any(stream.residency > Residency.HOST for stream in self.streams.values())
+        return not moving and (self.plan.wake_at_s == inf or self.idle_decisions > _PATIENCE)
+
+    def _fall_back(self, why: str) -> None:
+        if isinstance(self.planner, FirstComeFirstServed):
+            raise RuntimeError(f"first come first served failed: {why}")
+        logger.error("policy %s failed, serving first come first served from now on: %s", type(self.planner).__name__, why)
+        self.fallbacks += 1
+        self.planner = FirstComeFirstServed()
 
     def view(self, now_s: float) -> View:
         streams, count = self.streams.values(), self.count
@@ -255,6 +303,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         return [self.streams[int(id)] for id in ids]
 
     def _drop(self, stream: Stream, now_s: float) -> None:
+        self.count.lost_tokens += stream.computed_tokens
         if stream.residency == Residency.HOST:
             stream.move(Residency.NONE, now_s)
             self.count.copies_given_up += 1
@@ -386,6 +435,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
             count.prefill_steps += 1
             count.prefill_s += took_s
             count.prefill_tokens += sum(tokens for _, tokens in self.prefill)
+            count.recomputed_tokens += sum(tokens for stream, tokens in self.prefill if stream.request.num_preemptions)
         else:
             count.decode_steps += 1
             count.decode_s += took_s
