@@ -22,6 +22,7 @@ from sim.models import list_models
 from sim.policy_choice import choose
 from traces import BadInput
 
+from . import machine_facts
 from .byte_tokenizer import write_tokenizer
 from .engine.profile_engine import OFFLINE, missing_kernels
 from .engine.steering import STOCK_ARGS, Steering
@@ -177,6 +178,9 @@ def _steering(wanted: Wanted, model: Model | None) -> Steering | None:
     if blocks is None and gib is None:
         gib = HOST_GIB if link is not None or load_hardware(profile).link is not None else 0.0
     arguments = dict(text.split("=", 1) for text in wanted.policy_args)
+    free = machine_facts.available_bytes()
+    if gib and free is not None and gib * 2**30 > free:
+        raise BadInput("--host-gib", f"{gib:g}", f"this machine has {free / 2**30:.1f} GiB available")
     steering = Steering(wanted.policy, profile, profile_model_for(wanted.profile_model, profile, model, wanted.model),
                         {name.strip(): value for name, value in arguments.items()}, blocks or 0, link, gib or 0.0)
     steering.check()

@@ -53,7 +53,6 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
     """
 
     waiting: Any        # vLLM's queue of requests without KV on the GPU
-    max_model_len: int
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -75,8 +74,6 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         self.steps = self.departures = self.fallbacks = self.misread = 0
         self.compiling: list[Any] = []                      # vLLM's requests whose grammar is not ready: not in any View yet
         self.idle_decisions = 0                             # in a row, of plans that ran nobody
-        # Who needs more than the whole pool is refused, or ends early, as vLLM does it where its own pool is that small.
-        self.max_model_len = min(self.max_model_len, (self.kv_cache_manager.block_pool.num_gpu_blocks - 1) * self.block_size)
         steering = Steering.of(self.vllm_config)
         if steering:
             machine = steering.machine(self.vllm_config, self.kv_cache_config)
@@ -118,11 +115,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
 
     def add_request(self, request: Any) -> None:
         super().add_request(request)
-        if request.num_prompt_tokens >= self.max_model_len:
-            logger.error("request %s: a prompt of %d tokens and an answer do not fit the KV pool of %d", request.request_id,
-                         request.num_prompt_tokens, self.max_model_len)
-            self.grammar_compile_error_reqs.add(request.request_id)     # whoever is in here, vLLM ends with an error
-        elif request.status == RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR:
+        if request.status == RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR:
             self.compiling.append(request)
         else:
             self._arrive(request)

@@ -19,9 +19,11 @@ import openai
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 300.0
+_SHARED = ("engine", "model_name")      # labels of every metric
 BLOCK, GPU_BLOCKS, HOST_BLOCKS = 32, 40, 60
 #: small pools, so that a dozen requests do not fit
-POOLS = ["--enforce-eager", "--block-size", str(BLOCK), "--num-gpu-blocks-override", str(GPU_BLOCKS + 1), "--max-model-len", "2048"]
+POOLS = ["--enforce-eager", "--block-size", str(BLOCK), "--num-gpu-blocks-override", str(GPU_BLOCKS + 1), "--max-model-len",
+         str(BLOCK * GPU_BLOCKS)]
 BELIEFS = ["--profile", "h200", "--profile-model", "llama3-8b", "--host-blocks", str(HOST_BLOCKS), "--emulate-link", "0.05"]
 
 
@@ -34,8 +36,8 @@ class Server:
                                     "VLLM_LOGGING_LEVEL": "INFO", "XDG_CACHE_HOME": str(self.cache)}
         main = "from calibrate.cli import main; raise SystemExit(main())"
         with self.log.open("w") as log:
-            self._process = subprocess.Popen([sys.executable, "-c", main, "serve", *words, "--host", "127.0.0.1", "--port", str(port)],
-                                             env=environment, stdout=log, stderr=log, start_new_session=True)
+            command = [sys.executable, "-c", main, "serve", *words, "--host", "127.0.0.1", "--port", str(port)]
+            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
     def __enter__(self) -> Server:
         try:
@@ -73,7 +75,7 @@ class Server:
         for line in (self._get("/metrics") or "").splitlines():
             if line.startswith(prefix) and "_created" not in line:
                 name, labels, value = re.fullmatch(r"([\w:]+)(?:\{(.*)\})? (\S+)", line).groups()   # type: ignore[union-attr]
-                own = [label for label in re.findall(r'(\w+="[^"]*")', labels or "") if not label.startswith(("engine=", "model_name="))]
+                own = [label for label in re.findall(r'\w+="[^"]*"', labels or "") if label.split("=")[0] not in _SHARED]
                 found[name + "".join(f"[{label}]" for label in own).replace('"', "")] = float(value)
         return found
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.engine
 
 HOOKS = {"_reserve_prefill_lookahead", "_handle_blocked_waiting_request", "_inflight_prefill_reserved_blocks"}
 CALLED = {"add_request", "finish_requests", "schedule", "update_from_output"}
-CHANGED = {"waiting", "max_num_scheduled_tokens", "scheduler_reserve_full_isl", "scheduler_config", "max_model_len"}
+CHANGED = {"waiting", "max_num_scheduled_tokens", "scheduler_reserve_full_isl", "scheduler_config"}
 
 
 def test_nothing_of_vllms_own_is_overridden_by_accident(fake: ModuleType) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("vllm", reason="vllm 0.32.0 cannot be imported")
 
-from server import BELIEFS, HOST_BLOCKS, PATIENCE_S, POOLS, Server  # noqa: E402
+from server import BELIEFS, HOST_BLOCKS, PATIENCE_S, POOLS, Server
 
 pytestmark = pytest.mark.engine
 
@@ -88,9 +88,9 @@ def test_who_schedules_and_on_what_link_is_told(server: Server) -> None:
 
 def test_vllm_bench_serve(server: Server, tmp_path: Path) -> None:
     tokenizer = server.cache / "tokenflow-lab" / "models" / "tiny"
-    words = ["--backend", "openai", "--base-url", server.url, "--model", "tiny", "--tokenizer", str(tokenizer), "--dataset-name", "random",
-             "--random-input-len", "64", "--random-output-len", "32", "--num-prompts", "12", "--ignore-eos", "--save-result",
-             "--result-dir", str(tmp_path), "--result-filename", "result.json"]
+    words = ["--backend", "openai", "--base-url", server.url, "--model", "tiny", "--tokenizer", str(tokenizer),
+             "--dataset-name", "random", "--random-input-len", "64", "--random-output-len", "32", "--num-prompts", "12", "--ignore-eos",
+             "--save-result", "--result-dir", str(tmp_path), "--result-filename", "result.json"]
     ran = subprocess.run([sys.executable, str(Path(__file__).with_name("bench_serve.py")), *words], cwd=tmp_path, text=True,
                          capture_output=True, timeout=PATIENCE_S, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     assert ran.returncode == 0, ran.stderr[-3000:]
