@@ -344,6 +344,8 @@ class Audit:
 
     @staticmethod
     def _check(invariants: tuple[Invariant, ...], moment: Moment) -> None:
+        if moment.engine.aborted:
+            moment.tally.alive = np.setdiff1d(moment.tally.alive, moment.engine.aborted)
         for invariant in invariants:
             numbers = invariant.broken(moment)
             if numbers:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import simpy
 
-from policies.api import NOBODY, Event, Floats, Ints, InvalidPlan, Plan, Policy, Residency, View, check_plan
+from policies.api import HOLDS_BLOCKS, NOBODY, Event, Floats, Ints, InvalidPlan, Plan, Policy, Residency, View, check_plan
 
 from .beliefs import Beliefs
 from .block_copies import BlockCopies
@@ -62,6 +62,9 @@ class Engine:
         self.landed: list[int] = []                 # ids that join the decoders at the next step
         self._fit = 0                               # decode steps that fit, found when the plan was looked at last
         self.loading = self.evicting = 0
+        self.leaving: list[int] = []                # ids whose clients have given up
+        self.aborted: list[int] = []                # those who are gone for that
+        self.orphans: dict[int, int] = {}           # of those who were coming back: GPU blocks that the copy still fills
         self._finished = finished
         self._asleep: simpy.Event | None = None
         self._idle_decisions = self._barren_steps = self._barren_tokens = 0
@@ -77,6 +80,8 @@ class Engine:
             self.take_across()
             if self.landed:
                 self._join_landed()
+            if self.leaving:
+                self._let_go()
             if not self._plan_stands():
                 self._decide()
             run = self._next_run()
@@ -86,6 +91,11 @@ class Engine:
                 yield env.timeout(float(run.ends_s[-1]) - env.now)
                 self.take_across()
                 self._complete(run)
+
+    def abort(self, id: int) -> None:
+        """Its client gives up: it is gone before the next step, whatever the step under way still says."""
+        self.leaving.append(id)
+        self.note(0)
 
     def note(self, event: int) -> None:
         """Something happened: it may end the plan, and it wakes an idle engine."""
@@ -230,9 +240,11 @@ class Engine:
 
         def evicted(at_s: float) -> None:
             row = q.row(id)
+            if row == q.n or q.id[row] != id:       # its client has given up
+                return
+            self.evicting -= 1
             q.host_tokens[row] = q.computed_tokens[row]
             self._leave_gpu(row, Residency.HOST, at_s)
-            self.evicting -= 1
             self.happened |= Event.EVICTED
         self.d2h.copy(self.env.now, self.kv.unwritten_blocks(row), evicted)
 
@@ -245,11 +257,15 @@ class Engine:
         q.residency[row], q.moved_s[row], id = Residency.LOADING, self.env.now, int(q.id[row])
 
         def landed(at_s: float) -> None:
+            self.happened |= Event.LANDED
+            if id in self.orphans:
+                self.kv.orphaned -= self.orphans[id]
+                self.kv.free += self.orphans.pop(id)
+                return
+            self.loading -= 1
             row = q.row(id)
             q.residency[row], q.moved_s[row] = Residency.GPU, at_s
-            self.loading -= 1
             self.landed.append(id)
-            self.happened |= Event.LANDED
         self.h2d.copy(self.env.now, self.kv.blocks(row), landed)
 
     # ---- running
@@ -389,13 +405,37 @@ class Engine:
 
     def _finish(self, rows: Ints, now_s: float) -> None:
         """These are done and go. Everything is settled."""
-        q = self.requests
-        self.clock.leave(q, rows)
+        self.clock.leave(self.requests, rows)
         if self._finished:
             self._finished(rows, now_s)
         for row in rows:
             self.kv.unseat(row)
-        copied = self.copies.n > 0 or (self.kv.host_total > 0 and np.count_nonzero(q.host_tokens[rows]) > 0)
+        self._remove(rows)
+
+    def _let_go(self) -> None:
+        """Whoever gave up leaves, from wherever it is."""
+        self.settle()
+        q, gone = self.requests, sorted(set(self.leaving))
+        self.leaving.clear()
+        rows = q.rows(np.array(gone, np.int64))
+        rows = rows[(rows < q.n) & (q.id[rows.clip(max=q.n - 1)] == gone)] if q.n else NOBODY     # the others are done
+        self.clock.leave(q, rows[q.joined[rows] >= 0])
+        for row, at in zip(rows.tolist(), q.residency[rows].tolist()):
+            self.evicting -= at == Residency.EVICTING
+            self.loading -= at == Residency.LOADING
+            if at == Residency.LOADING:
+                self.orphans[int(q.id[row])] = self.kv.blocks(row)
+                self.kv.orphaned += self.kv.blocks(row)
+            elif HOLDS_BLOCKS[at]:
+                self.kv.unseat(row)
+        self.aborted += q.id[rows].tolist()
+        if len(rows):
+            self._remove(rows)
+
+    def _remove(self, rows: Ints) -> None:
+        q = self.requests
+        held = (q.host_tokens[rows] > 0) | (q.residency[rows] > Residency.GPU)      # host blocks
+        copied = self.copies.n > 0 or (self.kv.host_total > 0 and np.count_nonzero(held) > 0)
         q.remove(rows)
         self.decoders.shift(rows)
         if copied:

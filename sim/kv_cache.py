@@ -17,6 +17,7 @@ class KVCache:
         self._requests, self.block_size = requests, machine.block_size
         self.total = self.free = machine.kv_blocks
         self.host_total = self.host_free = machine.host_kv_blocks
+        self.orphaned = 0           #: GPU blocks that copies still fill whose requests are gone
 
     def more_blocks(self, tokens: Ints, more: Ints, most: int) -> int:
         """Blocks that requests with so many tokens need more for `more` tokens each, none of which is above `most`."""
@@ -41,7 +42,7 @@ class KVCache:
     def held(self) -> int:
         q, n = self._requests, self._requests.n
         blocks = blocks_for(q.computed_tokens[:n], self.block_size)
-        return int(blocks[HOLDS_BLOCKS[q.residency[:n]]].sum())
+        return int(blocks[HOLDS_BLOCKS[q.residency[:n]]].sum()) + self.orphaned
 
     def host_held(self, storing: Bools | None = None) -> int:
         """Host blocks held: of the whole KV by who is away or being written through (`storing`, shape (n,)), else of the copy."""

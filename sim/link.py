@@ -122,6 +122,10 @@ class Link:
         lost: Floats = (1.0 - self.share) * np.maximum(np.minimum(ends_s, self.other.free_s) - starts_s, 0.0)
         return lost
 
+    def lost_s(self, start_s: float, end_s: float) -> float:
+        """`lost_in` for one stretch."""
+        return (1.0 - self.share) * max(min(end_s, self.other.free_s) - start_s, 0.0)
+
     def written_s(self, start_s: float, alone_s: float) -> float:
         """When so many seconds of copying alone are over that begin after the queue."""
         return start_s + alone_s + (1.0 - self.share) * min(alone_s / self.share, max(self.other.free_s - start_s, 0.0))

@@ -57,8 +57,16 @@ class WriteThrough:
         return hidden
 
     def hidden_blocks(self, start_s: float, end_s: float) -> float:
-        """Of whole blocks, what the engine takes before a single step, at most."""
-        return float(np.floor((self.hidden_tokens(start_s, np.array([end_s]))[0] + _SNAP_TOKENS) / self._block_size))
+        """Of whole blocks, what the engine takes before a single step, at most: `hidden_tokens` without its arrays."""
+        if not self._token_s:
+            return inf
+        took_s, free_s = end_s - start_s, self._d2h.free_s
+        believed_s = start_s + self._share * took_s if self._share > 1.0 else end_s
+        spare_s = max(self._share * took_s - (min(believed_s, max(free_s, start_s)) - start_s), 0.0)
+        if self._d2h.slowed_after(start_s):
+            begins_s = max(end_s - took_s, free_s)
+            spare_s -= self._d2h.lost_s(begins_s, begins_s + spare_s)
+        return (spare_s * (self._believed_link / self._token_s) + _SNAP_TOKENS) // self._block_size
 
     def write(self, start_s: float, ends_s: Floats, unwritten: Floats, fresh: Floats) -> Floats:
         """Tokens still unwritten after the steps, per request in the order of the plan.

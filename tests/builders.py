@@ -12,6 +12,7 @@ import numpy as np
 import simpy
 
 from policies.api import NOBODY, Event, Ints, Plan, Policy, Residency, View, blocks_for, host_blocks_held
+from sim.beliefs import Beliefs
 from sim.engine import Engine
 from sim.errors import Wedged
 from sim.latency import LatencyModel
@@ -103,6 +104,31 @@ def run_engine(asks: Sequence[Ask], policy: Policy, on: Machine, *, step_by_step
     records.fate[records.fate == Fate.PENDING] = Fate.UNFINISHED
     records.keep_times(engine.clock)
     return Ran(engine, records, log, policy)
+
+
+def view_of(on: Machine, now_s: float, prompt: Sequence[int], output: Sequence[int], at: Sequence[int], *,
+            slack_s: Sequence[float] | None = None, arrival_s: Sequence[float] | None = None, rate: Sequence[float] | float = 20.0,
+            priority: Sequence[float] | float = 1.0, max_tokens: int = 1000, ids: Sequence[int] | None = None,
+            **counts: Any) -> View:
+    """Whoever is away from the GPU without output is new; all others have all their KV but for the newest token's.
+
+    `slack_s`: what is left to read, 0 by default; `counts`: `decode_steps`, `decode_s` and so on since the start.
+    """
+    n, where = len(prompt), np.array(at)
+    prompts, outputs = np.array(prompt, np.int64), np.array(output, np.int64)
+    computed = np.where((where == Residency.NONE), 0, prompts + outputs - 1)
+    until_s = np.where(outputs > 0, now_s + np.array(slack_s if slack_s is not None else np.zeros(n)), -np.inf)
+    held = int(blocks_for(computed[(where == Residency.GPU) | (where > Residency.HOST)], on.block_size).sum())
+    away = int(blocks_for(computed[where >= Residency.HOST], on.block_size).sum())
+    none, arrived = np.full(n, np.nan), np.array(arrival_s if arrival_s is not None else np.zeros(n))
+    counted = {"decode_steps": 100, "prefill_steps": 4, "decode_tokens": 400, "prefill_tokens": 640, "decode_s": 3.0,
+               "prefill_s": 0.5}
+    return View(now_s, np.array(ids if ids is not None else range(n)), arrived, prompts, outputs, np.full(n, max_tokens), computed,
+                np.where(where == Residency.HOST, computed, 0).astype(float), where, np.broadcast_to(np.array(rate, float), n),
+                lambda: until_s, ((where != Residency.GPU) & (outputs > 0)).astype(int), arrived,
+                np.broadcast_to(np.array(priority, float), n), none, none, np.ones(n, int), on.kv_blocks - held, on.kv_blocks,
+                on.host_kv_blocks - away, on.host_kv_blocks, on.block_size, on.max_seqs, on.max_step_tokens, 0.0, 0.0,
+                **{**counted, **counts}, cost=Beliefs(on))
 
 
 def random_asks(rng: np.random.Generator, n: int, prompt: int = 600, output: int = 120, rate: float = 8.0) -> list[Ask]:

@@ -8,12 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import Ask, Log, Rotate, machine, random_asks, random_machine, run_engine
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from random_policy import RandomPolicy
 
 from policies.api import Plan, Residency, View
 from policies.tokenflow import TokenFlow
 from sim.engine import Engine
+from sim.link import host_links
 from sim.run import Run
+from sim.write_through import WriteThrough
 
 POLICIES = {"rotate": lambda seed: Rotate(rich_s=0.5), "random": RandomPolicy, "tokenflow": lambda seed: TokenFlow(interval_s=0.3)}
 
@@ -89,6 +93,21 @@ def test_a_block_of_one_token_is_a_token(name: str) -> None:
                               for whole in (False, True))
         assert by_token.log.plans == by_block.log.plans
         assert by_token.log.batches == by_block.log.batches
+
+
+@settings(max_examples=300, deadline=None)
+@given(step_s=st.floats(1e-4, 0.5), queued_s=st.floats(0, 0.6), loads_s=st.floats(0, 0.6), share=st.floats(0.1, 1.0),
+       believed=st.sampled_from([(1.0, 1.0), (1.6, 1.0), (0.5, 2.0)]), free=st.booleans())
+def test_blocks_hidden_are_the_tokens_hidden(step_s: float, queued_s: float, loads_s: float, share: float,
+                                             believed: tuple[float, float], free: bool) -> None:
+    on = machine(write_share=share, believed_step=believed[0], believed_link=believed[1], duplex_d2h=0.4,
+                 d2h_bytes_per_s=np.inf if free else 1e9, copy_overhead_s=0.0)
+    h2d, d2h = host_links(on)
+    h2d.free_s, d2h.free_s = 7.0 + loads_s, 7.0 + queued_s
+    writer = WriteThrough(on, d2h)
+    tokens = writer.hidden_tokens(7.0, np.array([7.0 + step_s]))[0]
+    blocks = writer.hidden_blocks(7.0, 7.0 + step_s)
+    assert blocks == (np.inf if free else np.floor((tokens + 1e-6) / on.block_size))
 
 
 class Leaves:

@@ -301,9 +301,14 @@ def test_debug_adds_the_traceback(inside: Path, capsys: pytest.CaptureFixture[st
     assert err.splitlines()[-1].startswith("tokenflow: policy Raises: ")
 
 
-@pytest.mark.parametrize("argument", ["interval_s=0", "interval_s=-1", "fill=5", "overcommit=-1", "gamma=inf", "swap_passes=-1"])
-def test_impossible_numbers_of_a_policy(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "--num-prompts", "2", "--policy", "tokenflow", "--policy-arg", argument]) == 2
+@pytest.mark.parametrize(("policy", "argument"), [
+    ("tokenflow", "interval_s=0"), ("tokenflow", "interval_s=-1"), ("tokenflow", "fill=5"), ("tokenflow", "overcommit=-1"),
+    ("tokenflow", "gamma=inf"), ("tokenflow", "swap_passes=-1"), ("andes", "replan_steps=0"), ("andes", "watermark=2"),
+    ("andes", "preemption_cap=-1"), ("andes", "batch_sizes=0"), ("andes-code", "token_latency_s=0"),
+    ("andes-code", "horizon_s=inf"), ("fastserve", "max_batch_size=0"), ("fastserve", "host_reserve=-0.1"),
+    ("vtc", "clients=user"), ("vtc", "output_weight=-1")])
+def test_impossible_numbers_of_a_policy(policy: str, argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--num-prompts", "2", "--policy", policy, "--policy-arg", argument]) == 2
     said = capsys.readouterr()
     assert argument.split("=")[0] in said.err
     assert said.err.count("\n") == 1

@@ -20,7 +20,7 @@ from traces import generate
 from traces.errors import BadInput
 
 MODEL = "llama3-8b"
-OFFLOADING = {"tokenflow", "tokenflow-paper", "least-slack", "fcfs-offload"}
+OFFLOADING = {"tokenflow", "tokenflow-paper", "least-slack", "fcfs-offload", "fastserve"}
 
 
 def pressed(policy: str, **options: Any) -> Result:

@@ -64,6 +64,8 @@ class HostTier:
         """A step is being scheduled. Whose evictions and loads are complete since the last one, and when they were, in order."""
         self._now_s = now_s
         self._links.look(now_s)
+        if not self._reports:
+            return []
         across = [(name, self._links.reported(name, now_s)) for name in self._reports]
         self._reports = []
         self._links.look(now_s)

@@ -38,7 +38,8 @@ class EmulatedLinks:
 
     def look(self, now_s: float) -> None:
         """Take what is across by now."""
-        take_across(self.h2d, self.d2h, now_s)
+        if self._loads or self._evictions:
+            take_across(self.h2d, self.d2h, now_s)
 
     def reported(self, request_id: str, now_s: float) -> float:
         """When the copy was across that the worker says is."""
@@ -46,6 +47,8 @@ class EmulatedLinks:
 
     def awaited_s(self) -> dict[str, float] | None:
         """When each copy under way is across, if nothing more is queued."""
+        if not (self._loads or self._evictions):
+            return {}
         return dict(zip((*self._loads, *self._evictions), (*self.h2d.awaited_s(), *self.d2h.awaited_s())))
 
     @property
@@ -79,6 +82,8 @@ class ReportedLinks:
 
     def look(self, now_s: float) -> None:
         """What is under way takes its time from now on, however much of it may be across: that is an upper bound."""
+        if not self._under_way and max(self.h2d.free_s, self.d2h.free_s) <= now_s:
+            return
         for link in (self.h2d, self.d2h):
             blocks = sum(blocks for on, blocks in self._under_way.values() if on is link)
             link.free_s = now_s + blocks * link.block_s if blocks else min(link.free_s, now_s)

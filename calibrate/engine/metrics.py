@@ -99,7 +99,7 @@ class Snapshots:
             "decisions": count.decisions, "steps": scheduler.steps, "plan_departures": scheduler.departures,
             "policy_fallbacks": scheduler.fallbacks, "preemptions": count.preemptions, "offloads": count.offloads,
             "drops": count.drops, "loads": count.loads, "recomputed_tokens": count.recomputed_tokens,
-            "invalid_xargs": scheduler.misread, "written_through_bytes": links["write_through_bytes"],
+            "invalid_xargs": scheduler.arrivals.misread, "written_through_bytes": links["write_through_bytes"],
             "evicted_bytes": links["d2h_bytes"] - links["write_through_bytes"], "loaded_bytes": links["h2d_bytes"],
             "link_h2d_busy_seconds": links["h2d_busy_s"], "link_d2h_busy_seconds": links["d2h_busy_s"],
         }

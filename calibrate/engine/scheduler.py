@@ -13,12 +13,10 @@ What ends a plan and who joins its decoders is said in `policies.api`; `sim.engi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from math import inf
 from typing import Any, Protocol
 
-import numpy as np
 from vllm.logger import init_logger
 from vllm.v1.core.sched.request_queue import create_request_queue
 from vllm.v1.core.sched.scheduler import Scheduler
@@ -29,11 +27,13 @@ from sim.beliefs import Beliefs
 from sim.counters import Counters
 from sim.errors import FAULTS
 
+from .arrivals import Arrivals
 from .fallback import FirstComeFirstServed
 from .host_tier import Full, HostTier
 from .metrics import Snapshots
 from .steering import Steering
 from .stream import Stream
+from .view import view_of
 
 logger = init_logger(f"vllm.{__name__}")      # in the format of the server's log
 
@@ -61,7 +61,8 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         self.scheduler_config.long_prefill_token_threshold = 0
         self.streams: dict[int, Stream] = {}                # in order of arrival
         self.named: dict[str, Stream] = {}
-        self.arrived = 0
+        self.orphans: set[str] = set()                      # aborted while their KV came back
+        self.arrivals = Arrivals(super()._handle_blocked_waiting_request)
         self.count = Counters()
         self.plan, self.happened, self.steps_to_wake, self.chunk_unfinished = Plan(), 0, 0, False
         self.decoding: list[Stream] = []
@@ -70,9 +71,11 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         self.storing: list[Stream] = []
         self.writing: list[tuple[Stream, int]] = []         # of these, in the step under way: who has so many tokens copied then
         self.tokens: dict[str, int] = {}                    # what each request computes in this step
+        self.steady = False                                 # the same as in the step before
+        self.fit = 0                                        # decode steps for which there are surely blocks
+        self.nobody_waits = create_request_queue(self.policy)
         self.step_began_s = 0.0
-        self.steps = self.departures = self.fallbacks = self.misread = 0
-        self.compiling: list[Any] = []                      # vLLM's requests whose grammar is not ready: not in any View yet
+        self.steps = self.departures = self.fallbacks = 0
         self.idle_decisions = 0                             # in a row, of plans that ran nobody
         steering = Steering.of(self.vllm_config)
         if steering:
@@ -115,79 +118,75 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
 
     def add_request(self, request: Any) -> None:
         super().add_request(request)
-        if request.status == RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR:
-            self.compiling.append(request)
-        else:
+        if not self.arrivals.compiles(request):
             self._arrive(request)
 
     def finish_requests(self, request_ids: Any, finished_status: Any) -> Any:
         aborted = super().finish_requests(request_ids, finished_status)
-        self._remove([self.named[request.request_id] for request in aborted if request.request_id in self.named])
+        gone = [self.named[request.request_id] for request in aborted if request.request_id in self.named]
+        self.orphans |= {stream.name for stream in gone if stream.residency == Residency.LOADING}
+        self._remove(gone)
         return aborted
 
     def schedule(self, throttle_prefills: bool = False) -> Any:
         now_s = self.clock()
         self._take_copies(now_s)
-        if self.compiling:
-            self._take_grammars()
+        for request in self.arrivals.compiled() if self.arrivals.compiling else ():
+            self._arrive(request)
         if not self._plan_stands(now_s):
             self._decide(now_s)
         if not (self.decoding or self.prefill or self.loading) and self.streams and self._waits_for_nothing():
             self._fall_back("it runs nobody, and waits for nothing")
             self._decide(now_s)
-        begin = self.loading + [stream for stream, _ in self.prefill if stream.residency == Residency.NONE]
-        self.tokens = {stream.name: 1 for stream in self.decoding} | {stream.name: tokens for stream, tokens in self.prefill}
+        begin: list[Stream] = []
+        if not self.steady:
+            self.tokens = {stream.name: 1 for stream in self.decoding} | {stream.name: tokens for stream, tokens in self.prefill}
+            begin = [*self.loading, *(stream for stream, _ in self.prefill if stream.residency == Residency.NONE)]
         self.writing = self._write_through() if self.storing and self.tokens else []
-        with self._only_waiting(begin), self._one_token_lent(bool(self.loading)):
-            out = super().schedule()                        # whether prefills are throttled is the plan's affair
+        out = self._scheduled(begin)
         if self.tokens:
             self.steps, self.idle_decisions = self.steps + 1, 0
+        self.fit -= 1
         if out.num_scheduled_tokens != self.tokens or (begin and self._left_waiting(begin)):
             self._departed(out)
         for stream in begin[len(self.loading):]:
             if stream.request.status == RequestStatus.RUNNING:
                 stream.move(Residency.GPU, now_s)
+        self.steady = not begin and not self.prefill
         self.loading = []
         self.step_began_s = now_s
         return out
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
-        batch = scheduler_output.num_scheduled_tokens
-        ran = [self.named[name] for name in batch if name in self.named]    # the others were aborted during the step
-        outputs_before = [stream.request.num_output_tokens for stream in ran]
+        known = len(self.requests)
         outputs = super().update_from_output(scheduler_output, model_runner_output)
+        batch, ran, speakers = scheduler_output.num_scheduled_tokens, list[Stream](), list[Stream]()
         if batch:
-            self._ran({stream for stream, before in zip(ran, outputs_before) if stream.request.num_output_tokens > before})
-            self._remove([stream for stream in ran if stream.request.is_finished()])
+            said, row, named = model_runner_output.sampled_token_ids, model_runner_output.req_id_to_index, self.named
+            for name in batch:
+                if name in named:                           # the others were aborted during the step
+                    ran.append(named[name])
+                    if said[row[name]]:
+                        speakers.append(named[name])
+            self._ran(speakers)
+            if len(self.requests) < known:
+                self._remove([stream for stream in ran if stream.request.is_finished()])
         return outputs
 
     # ---- between two steps
 
     def _arrive(self, request: Any) -> None:
-        stream = Stream.of(request, self.arrived, self.clock())
-        for what in stream.misread:
-            logger.warning("request %s: %s; the default counts", stream.name, what)
-        self.misread += bool(stream.misread)
+        stream = self.arrivals.stream(request, self.clock())
         self.streams[stream.id] = self.named[stream.name] = stream
-        self.arrived += 1
         self.happened |= Event.ARRIVAL
-
-    def _take_grammars(self) -> None:
-        """Whose grammar is ready arrives now; vLLM itself ends those that have none."""
-        compiling, self.compiling = self.compiling, []
-        for request in compiling:
-            if request.is_finished():
-                continue
-            if super()._handle_blocked_waiting_request(request):
-                self._arrive(request)
-            else:
-                self.compiling.append(request)
 
     def _take_copies(self, now_s: float) -> None:
         """Who has left the GPU, and who has landed: with one token left, it joins the decoders of the standing plan."""
         for name, when_s in self.host.begin(now_s):
-            stream = self.named.get(name)                   # None: aborted meanwhile
-            if stream is None:
+            stream = self.named.get(name)
+            if stream is None:                              # aborted meanwhile; a load has kept its blocks until now
+                self.happened |= Event.LANDED * (name in self.orphans)
+                self.orphans.discard(name)
                 continue
             if stream.residency == Residency.EVICTING:
                 stream.host_tokens = float(stream.computed_tokens)
@@ -197,7 +196,11 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
                 stream.move(Residency.GPU, when_s)
                 if stream.remaining_tokens == 1:
                     self.decoding.append(stream)
+                    self._batch_changes()
                 self.happened |= Event.LANDED
+
+    def _batch_changes(self) -> None:
+        self.steady, self.fit = False, 0
 
     def _plan_stands(self, now_s: float) -> bool:
         plan = self.plan
@@ -205,14 +208,26 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
             return False
         if plan.wake_after_steps and self.steps_to_wake <= 0:
             return False
-        growing = {stream.id for stream in self.decoding if stream.computed_tokens % self.block_size == 0}
-        if len(growing) > self._gpu_blocks_free():
-            return False
-        copied = [stream for stream in self.storing if stream.id in growing]
-        return not copied or len(copied) <= self._host_blocks_free()
+        if self.fit <= 0:
+            self.fit = self._steps_that_fit()
+        return self.fit > 0
+
+    def _steps_that_fit(self) -> int:
+        """Decode steps for which there are surely blocks on both tiers; 0 only if not even for one."""
+        decoders, stored, bs = len(self.decoding), len(self.storing), self.block_size
+        if not decoders:
+            return 1
+        gpu, host = self.gpu_blocks_free(), self.host_blocks_free() if stored else 0
+        whole = min(gpu // decoders, host // stored) if stored else gpu // decoders
+        if whole:
+            return int(whole * bs)      # in so many steps each takes one block
+        growing = {stream.id for stream in self.decoding if stream.computed_tokens % bs == 0}
+        copied = sum(stream.id in growing for stream in self.storing)
+        return int(len(growing) <= gpu and (not copied or copied <= host))
 
     def _decide(self, now_s: float) -> None:
         self.happened = 0
+        self._batch_changes()
         if not self.streams:
             self.plan = Plan()
             return
@@ -244,32 +259,18 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
     def _fall_back(self, why: str) -> None:
         if isinstance(self.planner, FirstComeFirstServed):
             raise RuntimeError(f"first come first served failed: {why}")
-        logger.error("policy %s failed, serving first come first served from now on: %s", type(self.planner).__name__, why)
+        logger.error("policy %s failed, serving first come first served from now on: %.400s", type(self.planner).__name__, why)
         self.fallbacks += 1
         self.planner = FirstComeFirstServed()
 
     def view(self, now_s: float) -> View:
-        streams, count = self.streams.values(), self.count
-        ints = np.array([(s.id, s.request.num_prompt_tokens, s.request.num_output_tokens, s.request.max_tokens, s.computed_tokens,
-                          s.residency, s.request.num_preemptions, s.reader) for s in streams], np.int64).T
-        floats = np.array([(s.arrival_s, s.host_tokens, s.consumption_rate, s.read_until_s, s.moved_s, s.priority, s.ttft_slo_s,
-                            s.tpot_slo_s) for s in streams], np.float64).T
-        for table in (ints, floats):
-            table.flags.writeable = False
-        id, prompt, output, most, computed, residency, preemptions, reader = ints
-        arrival_s, host, rate, read_until_s, moved_s, priority, ttft_slo_s, tpot_slo_s = floats
-        return View(now_s, id, arrival_s, prompt, output, most, computed, host, residency, rate, lambda: read_until_s, preemptions,
-                    moved_s, priority, ttft_slo_s, tpot_slo_s, reader, self._gpu_blocks_free(),
-                    self.kv_cache_manager.block_pool.num_gpu_blocks - 1,        # one is vLLM's null block
-                    self._host_blocks_free(), self.host.total_blocks, self.block_size, self.max_num_active_reqs,
-                    self.max_num_scheduled_tokens, self.host.h2d_free_s, self.host.d2h_free_s, count.decode_steps,
-                    count.prefill_steps, count.decode_tokens, count.prefill_tokens, count.decode_s, count.prefill_s, self.cost)
+        return view_of(self, now_s)
 
-    def _gpu_blocks_free(self) -> int:
+    def gpu_blocks_free(self) -> int:
         free: int = self.kv_cache_manager.block_pool.get_num_free_blocks()
         return free
 
-    def _host_blocks_free(self) -> int:
+    def host_blocks_free(self) -> int:
         bs, stored = self.block_size, {stream.id for stream in self.storing}
         return self.host.total_blocks - sum(stream.host_blocks(bs, stream.id in stored) for stream in self.streams.values())
 
@@ -318,8 +319,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
 
     def _gpu_blocks(self, stream: Stream, first: int, end: int) -> list[int]:
         """Blocks `first` to `end` - 1 of its KV."""
-        blocks: list[int] = self.kv_cache_manager.get_block_ids(stream.name)[0][first:end]
-        return blocks
+        return [block.block_id for block in self.kv_cache_manager.get_blocks(stream.name).blocks[0][first:end]]
 
     def _give_up_copy(self, stream: Stream) -> None:
         stream.host_tokens = 0.0
@@ -339,37 +339,35 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
 
     # ---- around vLLM's schedule()
 
-    @contextmanager
-    def _only_waiting(self, streams: Iterable[Stream]) -> Iterator[None]:
-        """Shows vLLM a waiting queue with just these; whom it leaves there goes back to the others."""
-        everyone, self.waiting = self.waiting, create_request_queue(self.policy)
-        for stream in streams:
+    def _scheduled(self, begin: list[Stream]) -> Any:
+        """vLLM's own schedule(), to which only those wait who begin now; whom it leaves waiting goes back to the others.
+
+        It starts no load once the step's tokens are spent: it is lent one, which the plan's own numbers keep anyone from using.
+        """
+        everyone, lent = self.waiting, int(bool(self.loading))
+        self.waiting = create_request_queue(self.policy) if begin else self.nobody_waits
+        for stream in begin:
             everyone.remove_request(stream.request)
             self.waiting.add_request(stream.request)
+        self.max_num_scheduled_tokens += lent
+        self.scheduler_config.max_num_batched_tokens += lent
         try:
-            yield
+            return super().schedule()                       # whether prefills are throttled is the plan's affair
         finally:
+            self.max_num_scheduled_tokens -= lent
+            self.scheduler_config.max_num_batched_tokens -= lent
             left, self.waiting = self.waiting, everyone
-            everyone.prepend_requests(left)
-
-    @contextmanager
-    def _one_token_lent(self, needed: bool) -> Iterator[None]:
-        """vLLM starts no load once the step's tokens are spent; the plan's own numbers keep anyone from using this one."""
-        self.max_num_scheduled_tokens += needed
-        self.scheduler_config.max_num_batched_tokens += needed
-        try:
-            yield
-        finally:
-            self.max_num_scheduled_tokens -= needed
-            self.scheduler_config.max_num_batched_tokens -= needed
+            if left:
+                everyone.prepend_requests(left)
 
     def _write_through(self) -> list[tuple[Stream, int]]:
         """Full blocks that the coming step hides, in the plan's order; those who have that many tokens copied after it."""
         bs, full = self.block_size, []
         for stream in self.storing:
-            first, end = int(stream.host_tokens) // bs, stream.computed_tokens // bs
-            if first < end:
-                full.append((stream, Full(stream.name, first, self._gpu_blocks(stream, first, end))))
+            computed = stream.request.num_computed_tokens
+            if computed - stream.host_tokens >= 1 and computed // bs > stream.host_tokens // bs:
+                first = int(stream.host_tokens) // bs
+                full.append((stream, Full(stream.name, first, self._gpu_blocks(stream, first, stream.computed_tokens // bs))))
         if not full:
             return []
         written = self.host.write([blocks for _, blocks in full], self._believed_s())
@@ -403,10 +401,11 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         self.decoding = [stream for stream in self.decoding if stream.name in ran]
         self.prefill = [(stream, ran[stream.name]) for stream, _ in self.prefill if stream.name in ran]
         self.tokens, self.chunk_unfinished = dict(ran), True
+        self._batch_changes()
 
     # ---- after a step
 
-    def _ran(self, speakers: set[Stream]) -> None:
+    def _ran(self, speakers: list[Stream]) -> None:
         now_s = self.clock()
         for stream, tokens in self.writing:
             stream.host_tokens = float(tokens)
@@ -419,6 +418,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
             self.decoding += complete
             self.prefill = []
             self.happened |= Event.PREFILLED
+            self._batch_changes()
 
     def _count(self, took_s: float) -> None:
         count = self.count
@@ -442,3 +442,4 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
             self.decoding = [stream for stream in self.decoding if stream.id in self.streams]
             self.storing = [stream for stream in self.storing if stream.id in self.streams]
             self.happened |= Event.FINISH
+            self._batch_changes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,12 @@ class Ask(NamedTuple):
     tpot_slo_s: float
     reader: bool
     rate_changes: Changes = ()
+    stops_after: int = 0        #: tokens; 0: it says all that it may
+    gives_up_s: float = inf     #: when its client does, after it came
+
+    @property
+    def final_tokens(self) -> int:
+        return self.stops_after or self.output_tokens
 
 
 def load(seed: int, requests: int, longest_prompt: int, longest_output: int) -> list[Ask]:
@@ -37,8 +44,11 @@ def load(seed: int, requests: int, longest_prompt: int, longest_output: int) -> 
     rates, weights = rng.uniform(3, 30, requests).tolist(), rng.choice([0.5, 1.0, 4.0], requests).tolist()
     readers = (rng.random(requests) < 0.9).tolist()
     changes = [_changes(rng, output) for output in outputs]
+    stops, patience = np.random.default_rng([seed, 4]).random((2, requests))
     return [Ask(*ask) for ask in zip(gaps.cumsum().tolist(), prompts, outputs, rates, weights, slo[0].tolist(),
-                                     (slo[1] / 10).tolist(), readers, changes)]
+                                     (slo[1] / 10).tolist(), readers, changes,
+                                     [1 + int(share * output) if share < 0.3 else 0 for share, output in zip(stops, outputs)],
+                                     [20 * share if share < 0.15 else inf for share in patience])]
 
 
 def _changes(rng: np.random.Generator, output_tokens: int) -> Changes:

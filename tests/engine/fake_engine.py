@@ -1,9 +1,10 @@
-"""vLLM's real scheduler on a virtual clock: a stub configuration, a model that always says 7, and links that only take time."""
+"""vLLM's real scheduler and host tier on a virtual clock: a stub configuration, a model that says 7, and emulated links."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Generator
+from functools import partial
 from types import SimpleNamespace as Stub
 from typing import Any
 
@@ -30,6 +31,7 @@ from sim.machine import Machine
 from traces.pace import Pace
 
 LONGEST = 16_384    # tokens; vLLM ends a request there
+STOP = 2            # the token after which a request says no more
 
 
 class FakeModel:
@@ -50,7 +52,7 @@ class FakeModel:
             stamp = (int(name) + 1) * 2 * LONGEST
             if end - tokens and (request.num_preemptions, blocks[0]) != self._written.get(name):
                 slots = self._slots(blocks, 0, end - tokens)
-                assert np.array_equal(self._flat[slots], stamp + np.arange(end - tokens)), f"{name} came back to other KV than its own"
+                assert np.array_equal(self._flat[slots], stamp + np.arange(end - tokens)), f"{name} came back to others' KV"
                 self.verified += 1
             self._written[name] = request.num_preemptions, blocks[0]
             if tokens == 1:
@@ -155,13 +157,12 @@ class FakeEngine:
     """The loop of vLLM's engine core (schedule, run, update_from_output) as a SimPy process.
 
     `policy` None: vLLM's own scheduler, left alone. `links`: a machine whose links are the real ones, unknown to the policy.
-    `aborts`: (time, id) of requests that their clients give up.
     """
 
     def __init__(self, load: list[Ask], policy: Policy | None, machine: Machine, links: Machine | None = None,
-                 aborts: list[tuple[float, int]] | None = None, **settings: Any) -> None:
+                 **settings: Any) -> None:
         self.env, self.load, self.machine, self.recording = simpy.Environment(), load, machine, Recording()
-        self.steered, self.aborts, self._asleep = policy is not None, aborts or [], None
+        self.steered, self._leaving, self._asleep = policy is not None, list[str](), None
         self.model = FakeModel(machine)
         self.host = RealTier(self.env, links or machine, self.model, self._wake)
         self.vllm: Any = vllm_scheduler(PlanScheduler if self.steered else Scheduler, machine, **settings)
@@ -172,10 +173,14 @@ class FakeEngine:
 
     def run(self) -> Recording:
         self.env.process(self._clients())
-        self.env.process(self._impatient())
         self.env.process(self._gpu())
         self.env.run()
         assert not self.vllm.requests, f"stuck at {self.env.now:.3f} s with {len(self.vllm.requests)} requests unfinished"
+        assert self.vllm.kv_cache_manager.block_pool.get_num_free_blocks() == self.machine.kv_blocks
+        if self.steered:
+            assert self.host.tier.pool.free_blocks == self.machine.host_kv_blocks
+            assert (self.vllm.departures, self.vllm.fallbacks) == (0, 0)
+            assert (self.vllm.streams, self.vllm.named, self.vllm.orphans) == ({}, {}, set())
         return self.recording
 
     def _wake(self) -> None:
@@ -193,19 +198,23 @@ class FakeEngine:
                 reader["consumption_rate"] = str(Pace(ask.consumption_rate, ask.rate_changes))
             self.vllm.add_request(Request(
                 request_id=str(id), prompt_token_ids=[1] * ask.prompt_tokens, pooling_params=None, arrival_time=self.env.now,
-                sampling_params=SamplingParams(max_tokens=ask.output_tokens, ignore_eos=True, extra_args=reader)))
+                sampling_params=SamplingParams(max_tokens=ask.output_tokens, ignore_eos=True, stop_token_ids=[STOP],
+                                               extra_args=reader)))
             self._wake()
+            if ask.gives_up_s < np.inf:
+                self.env.timeout(ask.gives_up_s).callbacks.append(partial(self._give_up, str(id)))
 
-    def _impatient(self) -> Generator[simpy.Event, Any, None]:
-        for abort_s, id in self.aborts:
-            yield self.env.timeout(max(abort_s - self.env.now, 0.0))
-            self.vllm.finish_requests(str(id), RequestStatus.FINISHED_ABORTED)
-            self._wake()
+    def _give_up(self, name: str, _: simpy.Event) -> None:
+        """vLLM's engine core takes what clients say between two steps."""
+        self._leaving.append(name)
+        self._wake()
 
     def _gpu(self) -> Generator[simpy.Event, Any, None]:
         env, vllm = self.env, self.vllm
         while True:
             yield from self._drain()
+            vllm.finish_requests(self._leaving, RequestStatus.FINISHED_ABORTED)
+            self._leaving = []
             out = vllm.schedule()
             end_s = env.now + self._step_s(out.num_scheduled_tokens)
             if self.steered:
@@ -242,9 +251,12 @@ class FakeEngine:
                 pairs += tokens * (before + tokens / 2)
         return self.machine.latency.step_s(sum(batch.values()), float(kv), pairs, len(batch))
 
+    def _says(self, request: Request) -> int:
+        return STOP if request.num_output_tokens + 1 == self.load[int(request.request_id)].stops_after else 7
+
     def _output(self, batch: dict[str, int]) -> ModelRunnerOutput:
         requests = self.vllm.requests
-        says = [[7] if id in requests and requests[id].num_computed_tokens == requests[id].num_tokens else [] for id in batch]
+        says = [[self._says(requests[id])] if requests[id].num_computed_tokens == requests[id].num_tokens else [] for id in batch]
         return ModelRunnerOutput(req_ids=list(batch), req_id_to_index={id: i for i, id in enumerate(batch)}, sampled_token_ids=says,
                                  logprobs=None, prompt_logprobs_dict={}, pooler_output=[],
                                  kv_connector_output=self.host.output() if self.steered else None)

@@ -76,7 +76,8 @@ class Live:
                                             SamplingParams(detokenize=False, **sampling))
         return name
 
-    def finish(self, internal: Sequence[str], each_step: Callable[[], None] = lambda: None, patience_s: float = 120.0) -> list[list[int]]:
+    def finish(self, internal: Sequence[str], each_step: Callable[[], None] = lambda: None,
+               patience_s: float = 120.0) -> list[list[int]]:
         names = [name.split("-")[0] for name in internal]       # vLLM appends to the names that it is given
         tokens: dict[str, list[int]] = {name: [] for name in names}
         end_s = time.monotonic() + patience_s

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Generator
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import simpy
@@ -46,9 +47,11 @@ def _run(load: list[Ask], policy: Policy, machine: Machine, watch: Recording | N
         for id, ask in enumerate(load):
             if ask.arrival_s > env.now:
                 yield env.timeout(ask.arrival_s - env.now)
-            engine.requests.add(id, env.now, ask.prompt_tokens, ask.output_tokens, ask.output_tokens, ask.consumption_rate,
+            engine.requests.add(id, env.now, ask.prompt_tokens, ask.output_tokens, ask.final_tokens, ask.consumption_rate,
                                 ask.priority, ask.ttft_slo_s, ask.tpot_slo_s, ask.reader, ask.rate_changes)
             engine.note(Event.ARRIVAL)
+            if ask.gives_up_s < inf:
+                env.timeout(ask.gives_up_s).callbacks.append(lambda _, id=id: engine.abort(id))
 
     env.process(clients())
     env.run()

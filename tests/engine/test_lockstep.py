@@ -15,7 +15,7 @@ from random_policy import RandomPolicy
 from recording import Recording, difference
 from rotate import Rotate
 
-from policies import POLICIES
+from policies import POLICIES, Andes, AndesCode, FastServe, Vtc
 from policies.api import Event, Plan, Policy, View
 from policies.tokenflow import TokenFlow
 from sim.engine import Engine
@@ -28,6 +28,9 @@ MEMORY, HOST = ("tight", "tight", "ample"), ("ample", "tight", "ample", "tight",
 TOKENFLOW = ({}, {"interval_s": 0.3}, {"overlap": False}, {"write_through": False}, {"mixed_tokens": 64},
              {"load_or_recompute": False}, {"offload": False}, {"utility": "slack"},
              {"working_set": "paper", "fallback": "fcfs", "utility": "printed"})
+OTHERS = (*(POLICIES[name] for name in sorted(set(POLICIES) - {"vllm", "tokenflow", "tokenflow-paper"})),
+          lambda: Andes(swap=True), lambda: AndesCode(swap=True), lambda: Andes(preemption_cap=1, replan_steps=1),
+          lambda: FastServe(max_batch_size=6, starve_steps=50), lambda: Vtc(clients="class"))
 COUNTED = ("decisions", "offloads", "drops", "copies_given_up", "forgets", "loads")
 
 
@@ -49,10 +52,11 @@ def tokenflow(seed: int) -> Case:
 
 
 def others(seed: int) -> Case:
-    """The rest of POLICIES in turn; some of them prefill whole prompts only."""
-    names = sorted(set(POLICIES) - {"vllm", "tokenflow", "tokenflow-paper"})
-    on = machine(seed, 900, MEMORY[seed % 3], HOST[seed % 5])
-    return POLICIES[names[seed % len(names)]](), load(seed, 60, 600, 300), replace(on, max_step_tokens=16_384)
+    """The rest of POLICIES in turn, twice; some of them prefill whole prompts only."""
+    turn, which = divmod(seed, len(OTHERS))
+    host = (("ample", "none"), ("tight", "ample"))[which % 2][turn]
+    on = machine(seed, 900, "ample" if seed % 9 == 7 else "tight", host)
+    return OTHERS[which](), load(seed, 60, 600, 300), replace(on, max_step_tokens=16_384)
 
 
 def rotate(seed: int) -> Case:
@@ -75,13 +79,14 @@ class Claim:
 
 
 CLAIMS: dict[Callable[[int], Case], Claim] = {
-    vllm: Claim(10, Counter(steps=20_000, decisions=10_000, victims=2000)),
-    tokenflow: Claim(12, Counter(steps=20_000, decisions=2000, offload=250, load=200, store=4000, wake_after_steps=100)),
-    others: Claim(8, Counter(steps=20_000, decisions=2000)),
-    rotate: Claim(10, Counter(steps=20_000, decisions=5000, offload=2000, load=2000, store=8000, forget=500, host_drop=50,
-                              contended=5)),
-    random: Claim(20, Counter(steps=20_000, decisions=15_000, victims=2000, offload=1000, load=800, store=10_000, forget=2000,
-                              contended=8)),
+    vllm: Claim(13, Counter(steps=20_000, decisions=10_000, victims=2000)),
+    tokenflow: Claim(16, Counter(steps=20_000, decisions=2000, offload=250, load=200, store=4000, wake_after_steps=100)),
+    others: Claim(2 * len(OTHERS), Counter(steps=40_000, decisions=8000, victims=300, offload=300, load=300, aborted=100,
+                                           stopped=200)),
+    rotate: Claim(13, Counter(steps=20_000, decisions=5000, offload=2000, load=2000, store=8000, forget=500, host_drop=50,
+                              contended=5, aborted=50, stopped=100, verified=1500)),
+    random: Claim(23, Counter(steps=20_000, decisions=15_000, victims=2000, offload=1000, load=800, store=10_000, forget=2000,
+                              contended=8, aborted=100, stopped=200, verified=500)),
 }
 
 @pytest.mark.parametrize("case", CLAIMS, ids=lambda case: case.__name__)
@@ -96,6 +101,8 @@ def test_every_view_plan_and_step_is_equal(fake: ModuleType, case: Callable[[int
         for name in COUNTED:
             assert getattr(engine.count, name) == getattr(real.vllm.count, name), name
         total += real.recording.tally()
+        total += Counter(aborted=len(engine.aborted), stopped=sum(ask.stops_after > 0 for ask in asks),
+                         verified=real.model.verified)
         total["contended"] += any(link.busy_s > link.blocks * link.block_s + 1e-3 for link in (engine.h2d, engine.d2h))
         _check_unwatched(model, engine, *unwatched(asks, policy, on))
     with capsys.disabled():

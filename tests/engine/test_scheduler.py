@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import replace
 from types import ModuleType
 
-import numpy as np
 import pytest
-from cases import load, machine
-from rotate import Rotate
+from cases import machine
 
 pytestmark = pytest.mark.engine
 
@@ -30,20 +27,3 @@ def test_nothing_of_vllms_own_is_overridden_by_accident(fake: ModuleType) -> Non
 def test_features_that_would_change_a_plan_are_refused(fake: ModuleType) -> None:
     with pytest.raises(ValueError, match="turn off a watermark"):
         fake.vllm_scheduler(fake.PlanScheduler, machine(0, 500, "tight", "none"), watermark=0.1)
-
-
-@pytest.mark.parametrize("seed", [1, 7])
-def test_aborted_requests_leave_the_others_alone(fake: ModuleType, seed: int) -> None:
-    """At any time, in mid-step too: whoever is left gets all its tokens, and every block comes back."""
-    asks, rng = load(seed, 60, 600, 200), np.random.default_rng(seed)
-    on = replace(machine(seed, 800, "tight", "ample"), h2d_bytes_per_s=1e9, d2h_bytes_per_s=1e9)
-    gone = rng.choice(len(asks), 25, replace=False).tolist()
-    aborts = sorted((asks[id].arrival_s + float(rng.exponential(2.0)), id) for id in gone)
-    engine = fake.FakeEngine(asks, Rotate(), on, aborts=aborts)
-    recording = engine.run()
-    assert engine.vllm.kv_cache_manager.block_pool.get_num_free_blocks() == on.kv_blocks
-    assert not engine.vllm.streams
-    assert not engine.vllm.named
-    last = {id: tokens for _, batch, _ in recording.steps for id, tokens in batch.items()}
-    assert set(range(len(asks))) - set(gone) <= last.keys()
-    assert {"offload", "load"} <= {name for name, n in recording.tally().items() if n}

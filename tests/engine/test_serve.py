@@ -89,8 +89,8 @@ def test_who_schedules_and_on_what_link_is_told(server: Server) -> None:
 def test_vllm_bench_serve(server: Server, tmp_path: Path) -> None:
     tokenizer = server.cache / "tokenflow-lab" / "models" / "tiny"
     words = ["--backend", "openai", "--base-url", server.url, "--model", "tiny", "--tokenizer", str(tokenizer),
-             "--dataset-name", "random", "--random-input-len", "64", "--random-output-len", "32", "--num-prompts", "12", "--ignore-eos",
-             "--save-result", "--result-dir", str(tmp_path), "--result-filename", "result.json"]
+             "--dataset-name", "random", "--random-input-len", "64", "--random-output-len", "32", "--num-prompts", "12",
+             "--ignore-eos", "--save-result", "--result-dir", str(tmp_path), "--result-filename", "result.json"]
     ran = subprocess.run([sys.executable, str(Path(__file__).with_name("bench_serve.py")), *words], cwd=tmp_path, text=True,
                          capture_output=True, timeout=PATIENCE_S, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     assert ran.returncode == 0, ran.stderr[-3000:]

@@ -19,8 +19,8 @@ def told_by(script: str, *arguments: str) -> Any:
     """What the script `tell`s; skips without vLLM."""
     pytest.importorskip("vllm", reason="vllm 0.32.0 cannot be imported")
     path = os.pathsep.join((str(HERE.parents[1]), str(HERE), os.environ.get("PYTHONPATH", "")))
-    ran = subprocess.run([sys.executable, str(HERE / script), *arguments], env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-                         capture_output=True, text=True, timeout=PATIENCE_S)
+    ran = subprocess.run([sys.executable, str(HERE / script), *arguments], capture_output=True, text=True, timeout=PATIENCE_S,
+                         env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"})
     lines = [line for line in ran.stderr.splitlines() if line.startswith("TOLD")]
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert lines, ran.stderr[-3000:]
