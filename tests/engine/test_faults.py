@@ -43,3 +43,16 @@ def test_a_host_pool_without_room() -> None:
         assert set(told[name]["wrong"]) <= set(told[name].get("gone", ()))
         assert (told[name]["leaked"], told[name]["left"]) == ([0, 0], 0)
     assert told["departures"] == 0
+
+
+def test_answers_with_a_grammar() -> None:
+    """Nobody plans for them before it is compiled; one that cannot be compiled ends, and harms nobody."""
+    told = told_by("grammars.py")
+    texts = told["texts"]
+    assert set(texts["[ab]{7}"]) <= set("ab")
+    assert len(texts["[ab]{7}"]) == 7
+    assert (texts["[c]{60}"], texts["[s]{5}"], texts["[x]{5}"]) == ("c" * 60, "s" * 5, "")
+    assert told["slow_arrives_after"] > 20
+    assert told["same"], "the others say what they say without them"
+    assert told["loads"] > 0
+    assert (told["leaked"], told["left"], told["plan_fidelity"], told["fallbacks"]) == ([0, 0], 0, 1.0, 0)

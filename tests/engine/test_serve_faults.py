@@ -107,15 +107,6 @@ def test_readers_that_make_sense_are_not_complained_about(server: Server) -> Non
     assert server.metrics()["tokenflow:invalid_xargs_total"] == before
 
 
-def test_structured_outputs(server: Server) -> None:
-    """Such a request waits for its grammar, and is nobody's until then."""
-    answer = asked(server, extra_body={"structured_outputs": {"choice": ["yes", "no"]}})
-    assert answer.choices[0].text in ("yes", "no")
-    answer = asked(server, extra_body={"structured_outputs": {"regex": "[ab]{7}"}})
-    assert len(answer.choices[0].text) == 7
-    assert set(answer.choices[0].text) <= {"a", "b"}
-
-
 def test_logprobs_several_answers_and_stop_strings(server: Server) -> None:
     answer = asked(server, logprobs=3, n=3, temperature=1.0, extra_body=reader())
     assert [len(choice.logprobs.tokens) for choice in answer.choices] == [20] * 3
