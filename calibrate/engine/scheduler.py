@@ -86,7 +86,8 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
               watch: Watch | None = None) -> None:
         """`host` has no blocks where there is no `HostTierConnector`."""
         self.planner, self.cost, self.clock, self.watch, self.host = planner, cost, clock, watch, host
-        if (connector := self.connector) is not None:
+        connector = self.connector
+        if connector is not None:
             connector.tier, connector.snapshots = host, Snapshots(self)
 
     def fidelity(self) -> dict[str, float]:

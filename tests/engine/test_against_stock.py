@@ -19,7 +19,7 @@ STEPS = 20_000
 
 
 @pytest.mark.parametrize("reserve", [True, False], ids=["reserve", "no_reserve"])
-@pytest.mark.parametrize(("memory", "budget", "victims"), [("tight", None, 100), ("ample", None, 0), ("tight", 64, 100)],
+@pytest.mark.parametrize(("memory", "budget", "victims"), [("tight", None, 80), ("ample", None, 0), ("tight", 64, 80)],
                          ids=["tight", "ample", "chunked"])
 def test_every_step_is_vllms_own(fake: ModuleType, memory: str, budget: int | None, victims: int, reserve: bool,
                                  capsys: pytest.CaptureFixture[str]) -> None:
