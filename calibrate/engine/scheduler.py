@@ -254,7 +254,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
 
     def _waits_for_nothing(self) -> bool:
         """Nobody runs, as the plan has it: whether nothing that is under way changes that, or time and again nothing has."""
-        moving = any(stream.residency > Residency.HOST for stream in self.streams.values())
+        moving = self.orphans or any(stream.residency > Residency.HOST for stream in self.streams.values())
         return not moving and (self.plan.wake_at_s == inf or self.idle_decisions > _PATIENCE)
 
     def _fall_back(self, why: str) -> None:
