@@ -82,14 +82,14 @@ class Snapshots:
 
     def __init__(self, scheduler: Any) -> None:
         self._scheduler, self._told = scheduler, dict[str, float]()
-        self._next_s, self._busy = 0.0, True
+        self._next_s, self._untold = 0.0, True
 
     def due(self) -> Stats | None:
-        scheduler = self._scheduler
-        now_s = scheduler.clock()
-        if now_s < self._next_s and (scheduler.streams or not self._busy):
+        now_s, streams = self._scheduler.clock(), self._scheduler.streams
+        self._untold |= bool(streams)
+        if now_s < self._next_s if streams else not self._untold:
             return None
-        self._next_s, self._busy = now_s + PERIOD_S, bool(scheduler.streams)
+        self._next_s, self._untold = now_s + PERIOD_S, bool(streams)
         return Stats(self._look(now_s))
 
     def _look(self, now_s: float) -> dict[str, Any]:

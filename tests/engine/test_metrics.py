@@ -61,10 +61,15 @@ def test_a_snapshot_now_and_then_and_when_all_is_over(metrics: ModuleType) -> No
     of.streams.clear()
     assert snapshots.due() is not None, "at once"
     assert snapshots.due() is None
+    of.streams[0] = stream(0, Residency.GPU, 0.0, 10.0)
+    assert snapshots.due() is None
+    of.streams.clear()
+    assert snapshots.due() is not None, "who comes and goes in between is told of, too"
 
 
 def test_what_is_counted_is_told_once(metrics: ModuleType) -> None:
     of = Scheduler()
+    of.streams[0] = stream(0, Residency.GPU, 0.0, 10.0)
     snapshots, sums = metrics.Snapshots(of), dict[str, float]()
     together = metrics.Stats({})
     for step in range(5):
