@@ -11,12 +11,14 @@ from sim.cli_options import DEBUG, with_flags
 
 from .cli_profile import machine_app
 from .cli_replay import replay_app
+from .cli_serve import serve_app
 from .cli_validate import validate_app
 
 app = typer.Typer(name="tokenflow-calibrate", add_completion=False, pretty_exceptions_enable=False, no_args_is_help=False,
-                  help="Measure a machine, fit its latency model, say how wrong it is.")
+                  help="Measure a machine, fit its latency model, say how wrong it is; serve with a policy.")
 
 app.add_typer(machine_app)
+app.add_typer(serve_app)
 app.add_typer(replay_app)
 app.add_typer(validate_app)
 
@@ -86,7 +88,7 @@ class RemakeOptions:
 
 @app.callback()
 def _calibrate() -> None:
-    """Measure a machine, fit its latency model, say how wrong it is."""
+    """Measure a machine, fit its latency model, say how wrong it is; serve with a policy."""
 
 
 @app.command("fit")

@@ -1,4 +1,7 @@
-"""The host tier as a vLLM KV connector: between vLLM's scheduler and `HostTier`, and between its worker and `HostWorker`."""
+"""The host tier as a vLLM KV connector: between vLLM's scheduler and `HostTier`, and between its worker and `HostWorker`.
+
+vLLM also has connectors report statistics, to whoever serves /metrics: that is how a policy's get there (`metrics`).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1
 from .copies import Across
 from .host_tier import HostTier
 from .host_worker import HostWorker
+from .metrics import Exported, Snapshots, Stats
 from .mover import CudaMover, Mover
+from .steering import pool_blocks
 
 
 class HostTierConnector(KVConnectorBase_V1):  # type: ignore[misc]
@@ -19,6 +24,7 @@ class HostTierConnector(KVConnectorBase_V1):  # type: ignore[misc]
     def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
         self.tier: HostTier | None = None
+        self.snapshots: Snapshots | None = None
         self.worker: HostWorker | None = None
 
     @property
@@ -48,8 +54,22 @@ class HostTierConnector(KVConnectorBase_V1):  # type: ignore[misc]
         worker = connector_output.kv_connector_worker_meta
         self._tier.report(connector_output.finished_recving or (), worker if isinstance(worker, Across) else None)
 
+    def get_kv_connector_stats(self) -> Stats | None:
+        return self.snapshots.due() if self.snapshots else None
+
     def get_loaded_kv_cache_group_ids(self, request: Any) -> tuple[int, ...]:
         return ()
+
+    # ---- of the process that serves /metrics
+
+    @classmethod
+    def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> Stats:
+        return Stats(data or {})
+
+    @classmethod
+    def build_prom_metrics(cls, vllm_config: Any, metric_types: Any, labelnames: list[str],
+                           per_engine_labelvalues: dict[int, list[object]]) -> Exported:
+        return Exported(vllm_config, metric_types, labelnames, per_engine_labelvalues)
 
     # ---- of the worker
 
@@ -59,7 +79,7 @@ class HostTierConnector(KVConnectorBase_V1):  # type: ignore[misc]
         return self.worker
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
-        slots = int(self._kv_transfer_config.kv_connector_extra_config["host_blocks"])
+        slots = pool_blocks(self._kv_transfer_config.kv_connector_extra_config, self._kv_cache_config)
         on_gpu = any(kv.is_cuda for kv in kv_caches.values())
         self.worker = HostWorker((CudaMover if on_gpu else Mover)(kv_caches, self._kv_cache_config.num_blocks, slots))
 

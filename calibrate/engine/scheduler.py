@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from math import inf
 from typing import Any, Protocol
 
 from vllm.logger import init_logger
@@ -24,14 +25,19 @@ from vllm.v1.request import RequestStatus
 from policies.api import CostModel, Event, Ints, Plan, Policy, Residency, View, check_plan
 from sim.beliefs import Beliefs
 from sim.counters import Counters
+from sim.errors import FAULTS
 
+from .arrivals import Arrivals
 from .fallback import FirstComeFirstServed
 from .host_tier import Full, HostTier
+from .metrics import Snapshots
 from .steering import Steering
 from .stream import Stream
 from .view import view_of
 
-logger = init_logger(__name__)
+logger = init_logger(f"vllm.{__name__}")      # in the format of the server's log
+
+_PATIENCE = 10_000      # decisions in a row that run nobody: the policy will never go on
 
 
 class Watch(Protocol):
@@ -56,7 +62,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         self.streams: dict[int, Stream] = {}                # in order of arrival
         self.named: dict[str, Stream] = {}
         self.orphans: set[str] = set()                      # aborted while their KV came back
-        self.arrived = 0
+        self.arrivals = Arrivals(super()._handle_blocked_waiting_request)
         self.count = Counters()
         self.plan, self.happened, self.steps_to_wake, self.chunk_unfinished = Plan(), 0, 0, False
         self.decoding: list[Stream] = []
@@ -70,6 +76,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         self.nobody_waits = create_request_queue(self.policy)
         self.step_began_s = 0.0
         self.steps = self.departures = self.fallbacks = 0
+        self.idle_decisions = 0                             # in a row, of plans that ran nobody
         steering = Steering.of(self.vllm_config)
         if steering:
             machine = steering.machine(self.vllm_config, self.kv_cache_config)
@@ -81,7 +88,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         self.planner, self.cost, self.clock, self.watch, self.host = planner, cost, clock, watch, host
         connector = self.connector
         if connector is not None:
-            connector.tier = host
+            connector.tier, connector.snapshots = host, Snapshots(self)
 
     def fidelity(self) -> dict[str, float]:
         """How far the plans were carried out: the share of steps that were exactly as planned, and how often not."""
@@ -112,14 +119,12 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
 
     def add_request(self, request: Any) -> None:
         super().add_request(request)
-        stream = Stream.of(request, self.arrived, self.clock())
-        self.streams[stream.id] = self.named[stream.name] = stream
-        self.arrived += 1
-        self.happened |= Event.ARRIVAL
+        if not self.arrivals.compiles(request):
+            self._arrive(request)
 
     def finish_requests(self, request_ids: Any, finished_status: Any) -> Any:
         aborted = super().finish_requests(request_ids, finished_status)
-        gone = [self.named[request.request_id] for request in aborted]
+        gone = [self.named[request.request_id] for request in aborted if request.request_id in self.named]
         self.orphans |= {stream.name for stream in gone if stream.residency == Residency.LOADING}
         self._remove(gone)
         return aborted
@@ -127,7 +132,12 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
     def schedule(self, throttle_prefills: bool = False) -> Any:
         now_s = self.clock()
         self._take_copies(now_s)
+        for request in self.arrivals.compiled() if self.arrivals.compiling else ():
+            self._arrive(request)
         if not self._plan_stands(now_s):
+            self._decide(now_s)
+        if not (self.decoding or self.prefill or self.loading) and self.streams and self._waits_for_nothing():
+            self._fall_back("it runs nobody, and waits for nothing")
             self._decide(now_s)
         begin: list[Stream] = []
         if not self.steady:
@@ -135,7 +145,8 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
             begin = [*self.loading, *(stream for stream, _ in self.prefill if stream.residency == Residency.NONE)]
         self.writing = self._write_through() if self.storing and self.tokens else []
         out = self._scheduled(begin)
-        self.steps += bool(self.tokens)
+        if self.tokens:
+            self.steps, self.idle_decisions = self.steps + 1, 0
         self.fit -= 1
         if out.num_scheduled_tokens != self.tokens or (begin and self._left_waiting(begin)):
             self._departed(out)
@@ -164,6 +175,11 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         return outputs
 
     # ---- between two steps
+
+    def _arrive(self, request: Any) -> None:
+        stream = self.arrivals.stream(request, self.clock())
+        self.streams[stream.id] = self.named[stream.name] = stream
+        self.happened |= Event.ARRIVAL
 
     def _take_copies(self, now_s: float) -> None:
         """Who has left the GPU, and who has landed: with one token left, it joins the decoders of the standing plan."""
@@ -217,6 +233,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
             self.plan = Plan()
             return
         self.count.decisions += 1
+        self.idle_decisions += 1
         self.storing = []                                   # the old order holds no host blocks in the view
         view = self.view(now_s)
         plan = self._legal_plan(view)
@@ -230,15 +247,22 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         try:
             plan = self.planner.plan(view)
             check_plan(view, plan)
-        except Exception as error:
-            if isinstance(self.planner, FirstComeFirstServed):
-                raise
-            logger.error("policy %s failed, serving first come first served from now on: %s: %.300s", type(self.planner).__name__,
-                         type(error).__name__, error)
-            self.fallbacks += 1
-            self.planner = FirstComeFirstServed()
+        except FAULTS as error:
+            self._fall_back(f"{type(error).__name__}: {error}")
             return self._legal_plan(view)
         return plan
+
+    def _waits_for_nothing(self) -> bool:
+        """Nobody runs, as the plan has it: whether nothing that is under way changes that, or time and again nothing has."""
+        moving = self.orphans or any(stream.residency > Residency.HOST for stream in self.streams.values())
+        return not moving and (self.plan.wake_at_s == inf or self.idle_decisions > _PATIENCE)
+
+    def _fall_back(self, why: str) -> None:
+        if isinstance(self.planner, FirstComeFirstServed):
+            raise RuntimeError(f"first come first served failed: {why}")
+        logger.error("policy %s failed, serving first come first served from now on: %.400s", type(self.planner).__name__, why)
+        self.fallbacks += 1
+        self.planner = FirstComeFirstServed()
 
     def view(self, now_s: float) -> View:
         return view_of(self, now_s)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf, nan
 from typing import Any
 
 from policies.api import Residency
+from traces import cells
 from traces.pace import Changes, Pace, parse
 
 DEFAULT_CONSUMPTION_RATE = 20.0     # tokens per second, for requests that come without one
+
+def _limit_s(text: str) -> float:
+    return nan if text == "nan" else cells.positive(text)
+
+
+#: what a request may say of its reader, and what its text means
+_READS: Mapping[str, Callable[[str], Any]] = {"consumption_rate": parse, "priority": cells.positive, "ttft_slo_s": _limit_s,
+                                              "tpot_slo_s": _limit_s, "reader": cells.yes_or_no}
 
 
 @dataclass(slots=True, eq=False)
@@ -29,19 +39,26 @@ class Stream:
     read_until_s: float = -inf
     host_tokens: float = 0.0
     residency: int = Residency.NONE
+    misread: tuple[str, ...] = ()       #: what was said of the reader and makes no sense, and why
 
     @classmethod
     def of(cls, request: Any, id: int, now_s: float) -> Stream:
         """The reader is described by SamplingParams.extra_args (`vllm_xargs` over HTTP), under the names of the View's columns.
 
-        `consumption_rate` may be a pace as text ("30/10@200").
+        `consumption_rate` may be a pace as text ("30/10@200"). What makes no sense is `misread`, and the default counts: any
+        client may send anything, and a request must not end the engine.
         """
         given = (request.sampling_params and request.sampling_params.extra_args) or {}
-        stream = cls(request, id, now_s, now_s, reader=int(given.get("reader", 1)))
-        for name in ("priority", "ttft_slo_s", "tpot_slo_s"):
-            setattr(stream, name, float(given.get(name, getattr(stream, name))))
-        rate = parse(str(given.get("consumption_rate", DEFAULT_CONSUMPTION_RATE)))
-        stream.consumption_rate, stream.rate_changes = (rate.tps, rate.changes) if isinstance(rate, Pace) else (rate, ())
+        stream = cls(request, id, now_s, now_s)
+        for name in _READS.keys() & given.keys():
+            try:
+                value = _READS[name](str(given[name]))
+            except ValueError as error:
+                stream.misread += (f"{name}: {cells.shown(given[name])} {error}",)
+                continue
+            if isinstance(value, Pace):
+                stream.rate_changes, value = value.changes, value.tps
+            setattr(stream, name, value)
         return stream
 
     @property
@@ -71,6 +88,10 @@ class Stream:
         if self.rate_changes and self.request.num_output_tokens > self.rate_changes[0][0]:
             (_, self.consumption_rate), *later = self.rate_changes
             self.rate_changes = tuple(later)
+
+    def buffered_tokens(self, now_s: float) -> float:
+        """Delivered and not read yet, as `View.buffered_tokens`; 0 where nobody reads."""
+        return max(self.read_until_s - now_s, 0.0) * self.consumption_rate if self.reader else 0.0
 
     def host_blocks(self, block_size: int, stored: bool) -> int:
         """Host blocks it holds: for its whole KV while it is away or being written through (`stored`), else for its copy."""

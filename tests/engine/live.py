@@ -19,6 +19,7 @@ from safetensors.torch import save_file  # noqa: E402
 from vllm import EngineArgs, SamplingParams  # noqa: E402
 from vllm.v1.engine.llm_engine import LLMEngine  # noqa: E402
 
+from calibrate.byte_tokenizer import write_tokenizer  # noqa: E402
 from calibrate.engine.steering import Steering  # noqa: E402
 from calibrate.profile_model import prepare  # noqa: E402
 
@@ -53,6 +54,7 @@ class Live:
         self._scratch = tempfile.TemporaryDirectory()
         model = prepare("tiny", Path(self._scratch.name))
         weights(model.directory)
+        write_tokenizer(model.directory, model.geometry.vocab)
         given = {"model": str(model.directory), "dtype": "float32", "enforce_eager": True, "skip_tokenizer_init": True, "seed": 0,
                  "max_model_len": 1024, "max_num_seqs": 16, "max_num_batched_tokens": 2048, "block_size": BLOCK,
                  "num_gpu_blocks_override": blocks + 1, "async_scheduling": False, "enable_prefix_caching": False,
