@@ -26,7 +26,7 @@ class Across(KVConnectorWorkerMetadata):  # type: ignore[misc]
     """From the worker, after a step. Loads are reported in vLLM's own way."""
 
     evicted: list[str] = field(default_factory=list)
-    waited_s: float = 0.0           #: the step was over, its written-through blocks were not across yet
+    waited_s: float = 0.0           #: the step was over, its written-through blocks not across yet; of an emulated link
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> KVConnectorWorkerMetadata:
         raise NotImplementedError("the host tier is written for one worker")

@@ -83,8 +83,7 @@ class HostTier:
 
     def cancel_load(self, request_id: str) -> None:
         """vLLM did not take it."""
-        del self._to_load[request_id]
-        self._links.cancel_load(request_id)
+        self._links.cancel_load(request_id, -(-self._to_load.pop(request_id) // self._block_size))
 
     def write(self, wanted: Iterable[Full], step_s: float) -> list[int]:
         """Write through during a step believed to take so long what it can hide, in this order; how many blocks of each."""

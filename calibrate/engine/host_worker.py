@@ -36,13 +36,14 @@ class HostWorker:
 
     def finish_writes(self) -> None:
         """After the forward: a step is over only when what is written through beside it is across."""
-        late_s = self._written_s - self._clock() if self._across_s is not None and self._written is not None else 0.0
-        start_s = self._clock()
+        if self._written is None:
+            return
+        late_s = self._written_s - self._clock() if self._across_s is not None else 0.0
         if late_s > 0:
             self._sleep(late_s)
-        if self._written is not None:
-            self._mover.wait(self._written)
-        self._written, self._waited_s = None, self._clock() - start_s if late_s > 0 or self._across_s is None else 0.0
+            self._waited_s = late_s
+        self._mover.wait(self._written)
+        self._written = None
 
     def loaded(self) -> set[str]:
         """Who has come back since the last call."""

@@ -29,12 +29,15 @@ class EmulatedLinks:
         self.d2h.copy(now_s, blocks, partial(self._end, self._evictions))
         self._evictions.append(request_id)
 
-    def cancel_load(self, request_id: str) -> None:
+    def cancel_load(self, request_id: str, blocks: int) -> None:
         """It never began; the link's time is lost."""
         self._loads[self._loads.index(request_id)] = ""
+        self.h2d.blocks -= blocks
 
     def _end(self, under_way: list[str], at_s: float) -> None:
-        self._across_s[under_way.pop(0)] = at_s
+        name = under_way.pop(0)
+        if name:
+            self._across_s[name] = at_s
 
     def look(self, now_s: float) -> None:
         """Take what is across by now."""
@@ -71,8 +74,10 @@ class ReportedLinks:
     def evict(self, request_id: str, blocks: int, now_s: float) -> None:
         self._begin(self.d2h, request_id, blocks, now_s)
 
-    def cancel_load(self, request_id: str) -> None:
+    def cancel_load(self, request_id: str, blocks: int) -> None:
         del self._under_way[request_id]
+        self.h2d.blocks -= blocks
+        self.h2d.busy_s -= blocks * self.h2d.block_s
 
     def _begin(self, link: Link, request_id: str, blocks: int, now_s: float) -> None:
         self._under_way[request_id] = link, blocks

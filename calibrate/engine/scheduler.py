@@ -31,6 +31,7 @@ from .arrivals import Arrivals
 from .fallback import FirstComeFirstServed
 from .host_tier import Full, HostTier
 from .metrics import Snapshots
+from .requirements import refuse_what_bends_plans
 from .steering import Steering
 from .stream import Stream
 from .view import view_of
@@ -38,6 +39,7 @@ from .view import view_of
 logger = init_logger(f"vllm.{__name__}")      # in the format of the server's log
 
 _PATIENCE = 10_000      # decisions in a row that run nobody: the policy will never go on
+_TOLD = 10              # departures that each get a line in the log; then every thousandth
 
 
 class Watch(Protocol):
@@ -56,11 +58,12 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._refuse_what_bends_plans()
+        refuse_what_bends_plans(self)
         self.scheduler_reserve_full_isl = False             # check_plan has counted the blocks: vLLM holds nothing back
         self.scheduler_config.long_prefill_token_threshold = 0
         self.streams: dict[int, Stream] = {}                # in order of arrival
         self.named: dict[str, Stream] = {}
+        self.left: set[str] = set()                         # who has left the GPU by a plan since the last step
         self.orphans: set[str] = set()                      # aborted while their KV came back
         self.arrivals = Arrivals(super()._handle_blocked_waiting_request)
         self.count = Counters()
@@ -94,13 +97,6 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         """How far the plans were carried out: the share of steps that were exactly as planned, and how often not."""
         share = 1.0 - self.departures / self.steps if self.steps else 1.0
         return {"plan_fidelity": share, "departures": self.departures, "fallbacks": self.fallbacks}
-
-    def _refuse_what_bends_plans(self) -> None:
-        features = {"prefix caching": self.cache_config.enable_prefix_caching, "a watermark": self.scheduler_config.watermark,
-                    "speculative decoding": self.num_spec_tokens, "async scheduling": self.vllm_config.max_concurrent_batches > 1}
-        used = [name for name, on in features.items() if on]
-        if used:
-            raise ValueError(f"plans are carried out exactly, or not at all: turn off {' and '.join(used)}")
 
     # ---- what vLLM asks while it schedules
 
@@ -145,6 +141,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
             begin = [*self.loading, *(stream for stream, _ in self.prefill if stream.residency == Residency.NONE)]
         self.writing = self._write_through() if self.storing and self.tokens else []
         out = self._scheduled(begin)
+        self.step_began_s = now_s
         if self.tokens:
             self.steps, self.idle_decisions = self.steps + 1, 0
         self.fit -= 1
@@ -155,7 +152,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
                 stream.move(Residency.GPU, now_s)
         self.steady = not begin and not self.prefill
         self.loading = []
-        self.step_began_s = now_s
+        self.left.clear()
         return out
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
@@ -177,6 +174,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
     # ---- between two steps
 
     def _arrive(self, request: Any) -> None:
+        request.skip_reading_prefix_cache = False           # there is none, and vLLM would not load whom it concerns
         stream = self.arrivals.stream(request, self.clock())
         self.streams[stream.id] = self.named[stream.name] = stream
         self.happened |= Event.ARRIVAL
@@ -335,6 +333,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
             self.deferred_waiting.discard(request)
             self.finished_recving_kv_req_ids.discard(stream.name)
             request.status = RequestStatus.RUNNING          # as _preempt_request wants it
+        self.left.add(stream.name)
         self._preempt_request(request, time.monotonic())    # vLLM's own statistics keep its own clock
         stream.move(to, when_s)
 
@@ -358,8 +357,9 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
             self.max_num_scheduled_tokens -= lent
             self.scheduler_config.max_num_batched_tokens -= lent
             left, self.waiting = self.waiting, everyone
-            if left:
+            if left:                                        # or whom it has preempted
                 everyone.prepend_requests(left)
+                self.nobody_waits = create_request_queue(self.policy)
 
     def _write_through(self) -> list[tuple[Stream, int]]:
         """Full blocks that the coming step hides, in the plan's order; those who have that many tokens copied after it."""
@@ -391,14 +391,20 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         """The step is another than the plan's: take what there is, and ask the policy again after it."""
         self.departures += 1
         ran = out.num_scheduled_tokens
-        logger.warning("step %d departs from the plan: %s instead of %s", self.steps, ran, self.tokens)
-        for name in out.preempted_req_ids or ():
+        if self.departures <= _TOLD or self.departures % 1000 == 0:
+            logger.warning("step %d departs from its plan, %d have: %.300s instead of %.300s", self.steps, self.departures, ran,
+                           self.tokens)
+        for name in set(out.preempted_req_ids or ()) - self.left:       # by vLLM itself
             self._give_up_copy(self.named[name])
-            self.named[name].move(Residency.NONE, self.clock())
+            self.named[name].move(Residency.NONE, self.step_began_s)
         for stream in self.loading:
-            if stream.request.status != RequestStatus.WAITING_FOR_REMOTE_KVS:
+            if stream.request.status != RequestStatus.WAITING_FOR_REMOTE_KVS:       # computed anew, or it might wait for ever
                 self.host.cancel_load(stream.name)
-                stream.move(Residency.HOST, stream.moved_s)
+                self._give_up_copy(stream)
+                self.count.copies_given_up += 1
+                stream.move(Residency.NONE, stream.moved_s)
+        self.writing = [(stream, tokens) for stream, tokens in self.writing if stream.residency == Residency.GPU]
+        self.storing = [stream for stream in self.storing if stream.residency in (Residency.GPU, Residency.LOADING)]
         self.decoding = [stream for stream in self.decoding if stream.name in ran]
         self.prefill = [(stream, ran[stream.name]) for stream, _ in self.prefill if stream.name in ran]
         self.tokens, self.chunk_unfinished = dict(ran), True

@@ -123,7 +123,9 @@ class Checked:
         assert held == view.total_blocks - view.free_blocks
         for stream in engine.streams.values():
             running = stream.request.status == RequestStatus.RUNNING
-            landed = stream.name in engine.finished_recving_kv_req_ids
+            # landed; or let go on, and refused a block for that
+            landed = stream.name in engine.finished_recving_kv_req_ids or (
+                stream.request in engine.kv_holding_waiting and stream.request.status == RequestStatus.PREEMPTED)
             remote = stream.request.status == RequestStatus.WAITING_FOR_REMOTE_KVS
             gone, here = not running and not remote, running or landed
             assert {Residency.NONE: gone, Residency.HOST: gone, Residency.GPU: here, Residency.EVICTING: here,
@@ -157,12 +159,14 @@ class FakeEngine:
     """The loop of vLLM's engine core (schedule, run, update_from_output) as a SimPy process.
 
     `policy` None: vLLM's own scheduler, left alone. `links`: a machine whose links are the real ones, unknown to the policy.
+    `departs`: vLLM may do otherwise than planned.
     """
 
     def __init__(self, load: list[Ask], policy: Policy | None, machine: Machine, links: Machine | None = None,
-                 **settings: Any) -> None:
+                 departs: bool = False, **settings: Any) -> None:
         self.env, self.load, self.machine, self.recording = simpy.Environment(), load, machine, Recording()
         self.steered, self._leaving, self._asleep = policy is not None, list[str](), None
+        self.departs, self.finished = departs, dict[int, int]()     # tokens that each has said
         self.model = FakeModel(machine)
         self.host = RealTier(self.env, links or machine, self.model, self._wake)
         self.vllm: Any = vllm_scheduler(PlanScheduler if self.steered else Scheduler, machine, **settings)
@@ -179,7 +183,7 @@ class FakeEngine:
         assert self.vllm.kv_cache_manager.block_pool.get_num_free_blocks() == self.machine.kv_blocks
         if self.steered:
             assert self.host.tier.pool.free_blocks == self.machine.host_kv_blocks
-            assert (self.vllm.departures, self.vllm.fallbacks) == (0, 0)
+            assert self.departs or (self.vllm.departures, self.vllm.fallbacks) == (0, 0)
             assert (self.vllm.streams, self.vllm.named, self.vllm.orphans) == ({}, {}, set())
         return self.recording
 
@@ -226,7 +230,7 @@ class FakeEngine:
                 self.recording.step(env.now, {int(id): tokens for id, tokens in out.num_scheduled_tokens.items()},
                                     () if self.steered else tuple(map(int, out.preempted_req_ids or ())))
             else:
-                yield self._sleep()
+                yield env.timeout(1e-3) if self.departs else self._sleep()      # vLLM itself looks again and again
             yield from self._drain()            # a copy that ends with the step is reported with it
             vllm.update_from_output(out, self._output(out.num_scheduled_tokens))
 
@@ -252,6 +256,7 @@ class FakeEngine:
         return self.machine.latency.step_s(sum(batch.values()), float(kv), pairs, len(batch))
 
     def _says(self, request: Request) -> int:
+        self.finished[int(request.request_id)] = request.num_output_tokens + 1
         return STOP if request.num_output_tokens + 1 == self.load[int(request.request_id)].stops_after else 7
 
     def _output(self, batch: dict[str, int]) -> ModelRunnerOutput:
