@@ -38,10 +38,10 @@ class ValidateOptions(TierFlags, EngineFlags, Asked):
 
 @validate_app.command("validate")
 @with_flags
-def validate(options: ValidateOptions) -> None:
+def validate(options: ValidateOptions) -> int:
     """Profile, fit, simulate, replay and compare in one go: how far is the simulator off on this machine?
 
-    Without a trace it makes a burst that suits the machine.
+    Without a trace it makes a burst that suits the machine. Exit code 1 if an engine failed.
     """
     from .validate import validate
-    validate(options)
+    return validate(options)

@@ -15,10 +15,10 @@ from sim.winner import BASELINES, RULE, Verdict, verdict
 from traces import BadInput
 
 from .agreement import DISTRIBUTIONS, EFFECT_RULE, Distance, Effect, Row, distance, effects, medians, rows
-from .saved_runs import Saved, read_runs
+from .replay_result import SERVER
+from .saved_runs import FIDELITY, Saved, read_runs
 
 STOCK, ITS_POLICY = BASELINES       #: vLLM's own scheduler, and the policy that simulates it
-_COUNTED = ("plan_fidelity", "departures", "fallbacks")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class Pair:
     @property
     def fidelity(self) -> dict[str, float | None]:
         """How far plans were carried out; {} of vLLM's own scheduler."""
-        return {} if self.medians.get("plan_fidelity") is None else {name: self.medians[name] for name in _COUNTED}
+        return {} if self.medians.get("plan_fidelity") is None else {name: self.medians[name] for name in FIDELITY}
 
     @property
     def heading(self) -> str:
@@ -89,6 +89,11 @@ class Comparison:
 def comparison(simulated: Path, measured: Sequence[Path]) -> Comparison:
     """BadInput when nothing fits together."""
     ours, theirs = read_runs(simulated), [read_runs(folder) for folder in measured]
+    if any(run.measured for run in ours.values()):
+        raise BadInput("compare", str(simulated), "has measurements: SIM_DIR is what tokenflow run or compare has written")
+    for folder, runs in zip(measured, theirs):
+        if not all(run.measured for run in runs.values()):
+            raise BadInput("compare", str(folder), "has simulations: REAL_DIR is what tokenflow-calibrate replay has written")
     labels = list(dict.fromkeys(label for runs in theirs for label in runs))
     partner = _partners(ours, labels)
     if not partner:
@@ -107,9 +112,12 @@ def comparison(simulated: Path, measured: Sequence[Path]) -> Comparison:
 
 
 def _partners(ours: Mapping[str, Saved], labels: Sequence[str]) -> dict[str, str]:
-    """Of each measured policy the simulated one, in the simulator's order; the policy vllm simulates vLLM's own scheduler."""
-    if len(ours) == len(labels) == 1:
-        return {labels[0]: next(iter(ours))}
+    """Of each measured policy the simulated one, in the simulator's order; the policy vllm simulates vLLM's own scheduler.
+
+    Whatever a server runs whose policy nobody named, one simulation is meant to be it.
+    """
+    if len(ours) == 1 and labels == [SERVER]:
+        return {SERVER: next(iter(ours))}
     found = {label: label for label in labels if label in ours}
     if STOCK in labels and STOCK not in ours and ITS_POLICY in ours:
         found[STOCK] = ITS_POLICY

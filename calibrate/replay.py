@@ -138,16 +138,21 @@ def _setup(asked: ReplayOptions, choice: Choice | None, steering: Steering | Non
             "host_kv_blocks": 0, "block_size": limits.block_size, "max_seqs": limits.max_num_seqs,
             "max_step_tokens": limits.max_num_batched_tokens}
     emulated = steering is not None and steering.emulated
-    if steering is not None and steering.link_gb_per_s is not None:
-        link = f"emulated link: {steering.link_gb_per_s:g} GB/s each way, paced by the connector"
-    else:
-        link = "measured: this machine's own" if steering is not None and steering.host_blocks else "none: no host tier"
     believes = {} if steering is None else manifest(steering.profile, steering.model, link=steering.link_gb_per_s,
                                                     kv_tokens=limits.num_gpu_blocks * limits.block_size)
     return Setup(label=STOCK if choice is None else choice.label, policy=Stock() if choice is None else choice.policy,
                  engine=f"vLLM {_version()} in this process, on {engine.device}", model=model.name, token_times=IN_PROCESS,
-                 link_status=link, emulated=emulated, machine=engine.machine(), believes=believes,
+                 link_status=link_status(steering), emulated=emulated, machine=engine.machine(), believes=believes,
                  limits=bare if steering is None else {}, settings=settings(asked, limits.max_model_len))
+
+
+def link_status(steering: Steering | None) -> str:
+    """What the seconds that a link was busy are worth: nobody clocks the copies of a real one."""
+    if steering is not None and steering.link_gb_per_s is not None:
+        return f"emulated link: {steering.link_gb_per_s:g} GB/s each way, paced by the connector"
+    if steering is None or not steering.host_tier:
+        return "none: no host tier"
+    return f"real link; busy times estimated from {Path(steering.profile).name}'s rates"
 
 
 def settings(asked: ReplayOptions, max_model_len: int | None) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from . import replay_play
 from .cli_engine import EngineFlags
 from .cli_replay import TierFlags
 from .replay_play import GaveUp, Played, explain, prompt, readers
-from .replay_result import AT_CLIENT, Replayed, Setup, Stock, replayed
+from .replay_result import AT_CLIENT, SERVER, Replayed, Setup, Stock, replayed
 
 if TYPE_CHECKING:
     from .cli_replay import ReplayOptions
@@ -42,7 +42,7 @@ def on_server(asked: ReplayOptions, trace: Trace, reported: Mapping[str, Any], b
         import openai  # noqa: F401
     except ImportError:
         raise BadInput("--url", str(asked.url), "needs the package openai, which is not installed") from None
-    bar.begin(asked.policy or "server")
+    bar.begin(asked.policy or SERVER)
     records = Records.blank(len(trace))
     run = _Client(asked, url, trace, records, bar)
     with _signals_kept():
@@ -50,7 +50,7 @@ def on_server(asked: ReplayOptions, trace: Trace, reported: Mapping[str, Any], b
     played = run.played
     explain(played, trace)
     from .replay import settings
-    setup = Setup(label=asked.policy or "server", policy=Stock(), engine=f"OpenAI-compatible server at {asked.url}",
+    setup = Setup(label=asked.policy or SERVER, policy=Stock(), engine=f"OpenAI-compatible server at {asked.url}",
                   model=run.model, token_times=AT_CLIENT, link_status="not known: the server's",
                   settings=settings(asked, run.max_model_len))
     return replayed(trace, played, setup, **reported), played.ended
@@ -63,11 +63,18 @@ def _url(asked: ReplayOptions) -> str:
         if getattr(asked, name) not in (None, False, []):
             flag = "--" + name.replace("_", "-")
             raise BadInput(flag, str(getattr(asked, name)), "is for an engine in this process: a server at --url has its own")
-    parts = urlsplit(str(asked.url))
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    if not _written_well(str(asked.url)):
         raise BadInput("--url", repr(asked.url), "must be written http://HOST:PORT")
     url = str(asked.url).rstrip("/")
     return url if url.endswith("/v1") else url + "/v1"
+
+
+def _written_well(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.isprintable()
+    except ValueError:          # an unclosed bracket; a port that is none
+        return False
 
 
 class _Client:

@@ -22,6 +22,7 @@ from .replay_play import Played
 MEASURED, EMULATED = "measured", "measured, emulated link"
 IN_PROCESS = "when the engine's step had returned"
 AT_CLIENT = "at the client"
+SERVER = "server"       #: label of one whose policy nobody named
 
 
 class Stock:

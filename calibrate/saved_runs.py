@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ import numpy as np
 from policies.api import Bools, Floats
 from traces import BadInput
 
+from .agreement import METRICS
+
+FIDELITY = ("plan_fidelity", "departures", "fallbacks")     #: how far plans were carried out
 RUN, REQUESTS, TIMELINE, COMPARISON = "run.json", "requests.csv", "timeline.csv", "compare.json"
 _LISTS = ("start_times", "ttfts", "itls")
 
@@ -88,6 +92,7 @@ def _read(folder: Path) -> Saved:
     for key in ("policy", "duration", "mean_ttft_ms", "output_throughput"):
         if key not in facts:
             raise BadInput("result", str(folder / RUN), f"has no {key}: is it one of tokenflow?")
+    _check_numbers(folder / RUN, facts)
     requests = _columns(folder / REQUESTS)
     if "fate" not in requests:
         raise BadInput("result", str(folder / REQUESTS), "has no column fate")
@@ -99,6 +104,21 @@ def _read(folder: Path) -> Saved:
     except ValueError as error:
         raise BadInput("result", str(timeline), str(error)) from None
     return Saved(folder, facts, requests, told)
+
+
+def _check_numbers(path: Path, facts: Mapping[str, Any]) -> None:
+    """BadInput where something else stands in place of a number."""
+    for key in (*(metric.key for metric in METRICS), *FIDELITY):
+        value = facts.get(key)
+        if not (value is None or _is_number(value)):
+            raise BadInput("result", str(path), f"{key}: {value!r:.40} is not a number")
+    gaps = facts.get("itls")
+    if isinstance(gaps, list) and not all(isinstance(each, list) and all(map(_is_number, each)) for each in gaps):
+        raise BadInput("result", str(path), f"itls: {gaps!r:.40} is not one list of numbers a request")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
 def _object(path: Path) -> dict[str, Any]:

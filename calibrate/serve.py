@@ -41,6 +41,8 @@ _TAKEN = {"model", "scheduler-cls", "additional-config", "kv-transfer-config", "
 #: more than one of these has blocks and links that no plan is about
 _ONE = {"tensor-parallel-size", "tp", "pipeline-parallel-size", "pp", "data-parallel-size", "dp", "decode-context-parallel-size",
         "dcp", "prefill-context-parallel-size", "pcp"}
+#: vLLM's, too, and not the beginning of one of these
+_OTHER = {"dc"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,10 +121,15 @@ def _check_flags(wanted: Wanted) -> None:
             continue
         flag, _, value = word.partition("=")
         name = flag.lstrip("-").replace("_", "-").split(".")[0].removeprefix("no-")
+        if name == "config":
+            raise BadInput(flag, "vLLM's flags", "what such a file says is not known here: give its flags one by one")
         if name in _TAKEN:
             raise BadInput(flag, "vLLM's flags", f"a policy's plans rest on it; --policy {STOCK} leaves it to you")
         if name in _ONE and (value or "".join(wanted.flags[i + 1:i + 2])) != "1":
             raise BadInput(flag, "vLLM's flags", "policies schedule one engine on one GPU")
+        full = next((each for each in sorted(_TAKEN | _ONE) if each.startswith(name or flag)), None)
+        if full and name not in _ONE | _OTHER:          # vLLM's parser takes the beginning of a flag for the flag
+            raise BadInput(flag, "vLLM's flags", f"may be short for --{full}: write it in full")
 
 
 def _check_engine(wanted: Wanted) -> None:

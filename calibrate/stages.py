@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-from sim.cli_errors import Ended
+from sim.cli_errors import BAD_INPUT, Ended
 from traces import BadInput
 
 LOG = "log.txt"
@@ -23,11 +23,11 @@ _PATIENCE_S = 120.0     # for a stage that was asked to stop, and keeps what it 
 
 
 class Failed(RuntimeError):
-    """A stage ended with an exit code."""
+    """A stage broke down: an engine failed, or its process was killed."""
 
 
 class Stages:
-    """Makes the folder, and removes it again if nothing was done in it."""
+    """Makes the folder, and removes it again if nothing came of it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.done = folder, False
@@ -44,7 +44,7 @@ class Stages:
         print(line, file=self.log, flush=True)
 
     def run(self, name: str, saying: str, words: Sequence[str]) -> None:
-        """`tokenflow-calibrate` with these words. BadInput, with its last line, if it does not end well."""
+        """`tokenflow-calibrate` with these words. BadInput if it refuses them, Failed if it breaks down, with its last line."""
         self.say(saying)
         path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH", ""))))
         child = subprocess.Popen([sys.executable, "-c", _COMMAND, *words], stdin=subprocess.DEVNULL, stdout=self.log,
@@ -61,9 +61,11 @@ class Stages:
             if child.poll() is None:
                 child.kill()
                 child.wait()
-        if code:
+        if code == BAD_INPUT:
             raise BadInput(name, f"exit code {code}", self._last_line())
         self.done = True
+        if code:
+            raise Failed(f"{name}: exit code {code}: {self._last_line()}")
 
     def _last_line(self) -> str:
         lines = (self.folder / LOG).read_text(encoding="utf-8", errors="replace").split("\n")

@@ -36,9 +36,10 @@ from .burst import Burst, Condition, conditions, design
 from .comparison import ITS_POLICY, STOCK, comparison
 from .engine.steering import Steering
 from .profile_model import prepare
+from .replay import FAILED
 from .samples import MACHINE as SAMPLES_MACHINE
 from .samples import read_facts
-from .stages import Stages
+from .stages import Failed, Stages
 
 if TYPE_CHECKING:
     from .cli_validate import ValidateOptions
@@ -60,18 +61,23 @@ class Contender:
         return self.spec == STOCK
 
 
-def validate(asked: ValidateOptions) -> None:
+def validate(asked: ValidateOptions) -> int:
+    """The exit code. Whatever ends it early, what is done is kept."""
     folder, contenders = Path(asked.output), _contenders(asked.policies)
     trace = _check(asked, folder)
     stages = Stages(folder)
     try:
         _stages(asked, stages, contenders, trace)
+    except Failed as failed:
+        print(f"tokenflow-calibrate: {failed}; {folder} keeps what is done", file=sys.stderr)
+        return FAILED
     except BaseException:
         if stages.done:
             stages.say(f"stopped; {folder} keeps what is done")
         raise
     finally:
         stages.close()
+    return 0
 
 
 def _check(asked: ValidateOptions, folder: Path) -> Trace | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
+from math import inf
 from pathlib import Path
 
 import pytest
 from made_engine import Made, made, result
 
 from calibrate.cli import main
+from calibrate.replay_result import SERVER
 from sim import cli
 from sim.latency import LatencyModel
 from sim.machine import Machine
@@ -99,6 +101,12 @@ def test_policies_are_paired_by_name_and_repeats_give_medians(capsys: pytest.Cap
     assert set(found["winner"]) == {"simulated", "measured"}
 
 
+def test_a_server_whose_policy_nobody_named_is_held_against_the_one_simulation() -> None:
+    simulated(Path("sim"))
+    measured(Path("real"), SERVER)
+    assert compared("sim/tokenflow", "real")["policies"][SERVER]["simulated_as"] == "tokenflow"     # type: ignore[comparison-overlap]
+
+
 class _Page(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
@@ -156,6 +164,14 @@ BAD = [
     ("sim foreign", r"result: foreign/run.json: has no policy: is it one of tokenflow\?"),
     ("sim cut", r"result: cut/requests.csv: is empty, or was cut short"),
     ("sim real -o sim", r"output directory: sim: is not empty"),
+    ("sim sim", r"compare: sim: has simulations: REAL_DIR is what tokenflow-calibrate replay has written"),
+    ("sim/vllm sim/tokenflow", r"compare: sim/tokenflow: has simulations: "),
+    ("real real", r"compare: real: has measurements: SIM_DIR is what tokenflow run or compare has written"),
+    ("sim real sim", r"compare: sim: has simulations: "),
+    ("sim/tokenflow real", r"compare: sim/tokenflow: has tokenflow; measured were stock: none of them is in both"),
+    ("sim worded", r"result: worded/run.json: output_throughput: 'x' is not a number"),
+    ("sim listed", r"result: listed/run.json: itls: \[0.1\] is not one list of numbers a request"),
+    ("sim endless", r"result: endless/run.json: mean_ttft_ms: inf is not a number"),
     ("sim", r"REAL_DIR...: .*"),
 ]
 
@@ -172,6 +188,9 @@ def test_bad_input_is_one_line_and_writes_nothing(words: str, line: str, inside:
     Path("broken/run.json").write_text("{")
     Path("foreign/run.json").write_text("{}")
     Path("cut/requests.csv").write_text(Path("cut/requests.csv").read_text()[:-20])
+    for name, wrong in (("worded", {"output_throughput": "x"}), ("listed", {"itls": [0.1]}), ("endless", {"mean_ttft_ms": inf})):
+        run = measured(Path(name)) / "run.json"
+        run.write_text(json.dumps(json.loads(run.read_text()) | wrong))
     before = sorted(map(str, inside.rglob("*")))
     assert main(["compare", *words.split()]) == 2
     err = capsys.readouterr().err

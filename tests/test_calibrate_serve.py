@@ -146,6 +146,13 @@ def test_the_profile(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("--speculative-config.model x", "--speculative-config.model: vLLM's flags: a policy's"),
     ("-tp 2", "-tp: vLLM's flags: policies schedule one engine on one GPU"),
     ("--data-parallel-size=4", "--data-parallel-size: vLLM's flags: policies schedule one"),
+    ("--enable-prefix", "--enable-prefix: vLLM's flags: may be short for --enable-prefix-caching: write it in full"),
+    ("--no-async-sched", "--no-async-sched: vLLM's flags: may be short for --async-scheduling: write"),
+    ("--scheduler-c x.Y", "--scheduler-c: vLLM's flags: may be short for --scheduler-cls: write"),
+    ("--tensor-parallel-si 2", "--tensor-parallel-si: vLLM's flags: may be short for --tensor-parallel-size: write"),
+    ("--speculative_conf={}", "--speculative_conf: vLLM's flags: may be short for --speculative-config: write"),
+    ("--config mine.yaml", "--config: vLLM's flags: what such a file says is not known here: give its flags one by one"),
+    ("--config=mine.yaml", "--config: vLLM's flags: what such a file says"),
 ])
 def test_bad_input(words: str, said: str, capsys: pytest.CaptureFixture[str], inside: Path) -> None:
     assert main(["serve", "llama3-8b", *words.split()]) == 2
@@ -162,6 +169,12 @@ def test_bad_input(words: str, said: str, capsys: pytest.CaptureFixture[str], in
 def test_no_model(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", *words.split()]) == 2
     assert capsys.readouterr().err.startswith(f"tokenflow-calibrate: {said}")
+
+
+def test_flags_that_only_look_alike(inside: Path) -> None:
+    alike = ["--config-format", "auto", "--model-impl", "auto", "--comp", "{}", "--seed", "-1", "-dc", "{}"]
+    assert started(flags=alike).words[-len(alike):] == alike
+    assert started(policy="stock", flags=["--config", "mine.yaml"]).words[-1] == "mine.yaml"
 
 
 def test_one_worker_may_be_said(inside: Path) -> None:

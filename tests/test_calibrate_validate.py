@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calibrate import stages as stages_module
 from calibrate.burst import Burst, conditions, design
 from calibrate.cli import main
 from calibrate.cli_engine import EngineFlags
 from calibrate.engine.steering import Steering
-from calibrate.stages import LOG, Stages
+from calibrate.replay import link_status
+from calibrate.stages import LOG, Failed, Stages
 from sim.latency import LatencyModel
 from sim.machine import Machine
 from sim.simulate import simulate
@@ -86,6 +88,14 @@ def test_an_engine_to_be_is_the_engine_that_is(tmp_path: Path) -> None:
     assert machine.write_whole_blocks
 
 
+def test_what_is_said_of_a_link() -> None:
+    """A real one's busy seconds are blocks times what the profile believes, and no clock's."""
+    assert link_status(None) == link_status(Steering("vllm", "h200", "llama3-8b")) == "none: no host tier"
+    assert link_status(Steering("vllm", "/a/mine.json", "tiny", {}, 7)) == "real link; busy times estimated from mine.json's rates"
+    assert link_status(Steering("vllm", "h200", "llama3-8b", {}, 7)) == "real link; busy times estimated from h200's rates"
+    assert link_status(Steering("vllm", "h200", "llama3-8b", {}, 7, 2.0)).startswith("emulated link: 2 GB/s each way")
+
+
 def test_engine_flags_as_words_again() -> None:
     flags = EngineFlags(dtype="float32", max_num_seqs=8, enforce_eager=True, block_size=16)
     words = flags.engine_words({"max_num_seqs": 64, "max_model_len": 2048}, ("block_size",))
@@ -98,6 +108,30 @@ def test_a_stage_that_fails_is_said_with_its_last_line(tmp_path: Path) -> None:
         stages.run("remake", "remaking", ["remake", "--data", "nosuch", "-o", str(tmp_path / "new")])
     stages.close()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("ending", "said"), [
+    ("sys.exit(1)", "exit code 1: the engine is gone"),
+    ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "exit code -9: the engine is gone"),
+])
+def test_an_engine_that_fails_is_no_bad_input(ending: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages_module, "_COMMAND",
+                        f"import sys; print('tokenflow-calibrate: the engine is gone', file=sys.stderr, flush=True); {ending}")
+    stages = Stages(tmp_path / "out")
+    with pytest.raises(Failed, match=f"^replay of stock: {said}$"):
+        stages.run("replay of stock", "replaying", [])
+    stages.close()
+    assert "the engine is gone" in (tmp_path / "out" / LOG).read_text(), "what it said is kept"
+
+
+def test_validate_ends_with_1_when_an_engine_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stages_module, "_COMMAND", "import sys; print('tokenflow-calibrate: the engine is gone'); sys.exit(1)")
+    assert main(["validate", "--model", "tiny", "-o", "out"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == "tokenflow-calibrate: profile: exit code 1: the engine is gone; out keeps what is done"
+    assert (tmp_path / "out" / LOG).is_file()
 
 
 def test_what_is_done_is_kept(tmp_path: Path) -> None:
@@ -181,6 +215,9 @@ REPLAY = [
     ("--policy vllm --num-prompts 3 --model tiny --host-kv-tokens 64", r"--host-kv-tokens: 64: give --block-size as well"),
     ("--policy nosuch --num-prompts 3 --model tiny", r"policy: 'nosuch': unknown"),
     ("--num-prompts 3 --goodput x:1 --model tiny", r"--goodput: 'x': unknown"),
+    *((f"--num-prompts 3 --url {url}", rf"--url: {re.escape(repr(url))}: must be written http://HOST:PORT")
+      for url in ("http://127.0.0.1:abc", "http://127.0.0.1:99999", "http://[::1", "http://:80", "http://", "127.0.0.1:80", "ftp://x",
+                  "http://a\x01b")),
     ("--num-prompts 3 --host-blocks x", r"--host-blocks: 'x': is not a whole number"),
 ]
 

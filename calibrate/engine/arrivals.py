@@ -18,8 +18,13 @@ class Arrivals:
 
     def __init__(self, ready: Callable[[Any], bool]) -> None:
         self.compiling: list[Any] = []      # vLLM's requests
+        self._ready = ready
+        self.begin_afresh()
+
+    def begin_afresh(self) -> None:
+        """Nobody has come yet."""
         self.misread = 0                    # who described a reader in a way that makes no sense
-        self._ready, self._arrived = ready, 0
+        self._arrived = 0
 
     def compiles(self, request: Any) -> bool:
         """Whether it is to be waited for."""

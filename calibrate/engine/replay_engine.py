@@ -116,4 +116,5 @@ class ReplayEngine:
         assert steering is not None
         scheduler.steer(steering.planner(), Beliefs(machine), HostTier(machine, steering.emulated))
         scheduler.count = Counters()
-        scheduler.arrived = scheduler.steps = scheduler.departures = scheduler.fallbacks = 0
+        scheduler.arrivals.begin_afresh()
+        scheduler.steps = scheduler.departures = scheduler.fallbacks = 0
