@@ -70,7 +70,11 @@ class AndesLoop:
         steps = max(self.replan_steps - (view.decode_steps - self._planned_at), 1) if wakes else 0
         plan = scene.plan(store=False, mixed=False, until=Event.ANY if waits else Event.ARRIVAL, wake_at_s=inf,
                           wake_after_steps=steps)
-        return plan._replace(decode=plan.decode[~np.isin(plan.decode, self._paused)]) if self._paused else plan
+        if self._paused:
+            plan = plan._replace(decode=plan.decode[~np.isin(plan.decode, self._paused)])
+        if len(plan.drop) and not (len(plan.decode) or plan.prefill or len(plan.load)):     # room was made; for whom, is next
+            plan = plan._replace(wake_at_s=float(np.nextafter(view.now_s, inf)))
+        return plan
 
     # ---- when to think
 
