@@ -85,6 +85,9 @@ class Found:
     def __getitem__(self, run: Run) -> Values:
         return self._values[run.key]
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
     def failure(self, run: Run) -> str | None:
         """Why there is no result, if there is none: a policy that wedged, say."""
         failed = self[run].get("failed")

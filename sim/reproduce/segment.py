@@ -16,9 +16,9 @@ def segment(file: str, num_prompts: int | None = None, request_rate: float | Non
 
     What laws a generator would draw from plays no part.
     """
-    whole = _whole(file)
-    begin = busiest_s(whole)
-    part = whole.window(start_s=begin, end_s=begin + _LENGTH_S)
+    everything = whole(file)
+    begin = busiest_s(everything)
+    part = everything.window(start_s=begin, end_s=begin + _LENGTH_S)
     if request_rate is not None:
         part = part.window(time_scale=len(part) / _LENGTH_S / request_rate)
     return part if num_prompts is None else part.window(limit=num_prompts)
@@ -32,7 +32,7 @@ def busiest_s(trace: Trace) -> float:
 
 
 @lru_cache(maxsize=1)
-def _whole(file: str) -> Trace:
+def whole(file: str) -> Trace:
     trace = load_trace(file)
     if not len(trace):
         raise BadInput("--burstgpt", file, "holds no requests")

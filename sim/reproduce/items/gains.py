@@ -1,0 +1,97 @@
+"""What the gains are made of: what a plain rate cap gives, what offload gives, what knowing the buffers adds, who pays for it."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from .. import pictures, setups
+from ..item import Item, Picture, Table, Told
+from ..judging import mean
+from ..runs import Found, Run
+from ..setups import How, Setup
+from .comparison import table
+
+_ROWS = ("4090-b", "4090-c", "4090-d", "h200-b", "h200-c")
+_POLICIES = ("sglang", "sglang-ratecap", "fcfs-offload", "least-slack", "andes", "tokenflow", "tokenflow-paper")
+
+_FRONTIER_ROWS = ("4090-c", "h200-b", "h200-c")
+#: how far the admission bound moves: kappa, the share of GPU and host memory that the admitted may grow to; at the end no bound on rates
+_BOUNDS = tuple((f"kappa {kappa:g}" + ("" if bound else ", no rate bound"),
+                 f"tokenflow[overcommit={kappa:g}" + ("]" if bound else ",rate_bound=false]"))
+                for kappa, bound in ((0.25, True), (0.5, True), (0.95, True), (2.0, True), (2.0, False), (8.0, False)))
+
+
+def _used(how: How) -> list[Setup]:
+    return [setups.table1(row, how) for row in _ROWS]
+
+
+def _frontier(how: How) -> list[Setup]:
+    return [setups.table1(row, how) for row in _FRONTIER_ROWS]
+
+
+def _runs(how: How) -> list[Run]:
+    plain = [run for setup in _used(how) for run in setup.runs(_POLICIES, how)]
+    return plain + [run for setup in _frontier(how) for _, policy in _BOUNDS for run in setup.runs((policy,), how)]
+
+
+def _shares(how: How, found: Found) -> Table:
+    rows = []
+    for setup in _used(how):
+        effective = {policy: mean(setup, policy, "effective_throughput", how, found) or 0.0 for policy in _POLICIES}
+        gain = effective["tokenflow"] - effective["sglang"]
+
+        def share(policy: str, effective: dict[str, float] = effective, gain: float = gain) -> float | None:
+            return (effective[policy] - effective["sglang"]) / gain if gain else None
+        control = max(("sglang-ratecap", "fcfs-offload"), key=effective.__getitem__)
+        rows.append([setup.name, effective["sglang"], effective["tokenflow"], effective["tokenflow"] / effective["sglang"] - 1,
+                     share("sglang-ratecap"), share("fcfs-offload"), share("least-slack"),
+                     effective["tokenflow"] / effective[control] - 1, control])
+    return Table("Effective throughput: shares of TokenFlow's gain over SGLang that others reach alone", (
+        "on", "SGLang, tokens/s", "TokenFlow, tokens/s", "gain", "share: rate cap", "share: offload", "share: least slack",
+        "TokenFlow over the better control", "which is"), rows)
+
+
+def _sums(how: How, found: Found) -> Table:
+    rows = []
+    for setup in _used(how):
+        for policy in _POLICIES:
+            waited, stalled = (mean(setup, policy, key, how, found) for key in ("mean_ttft_ms", "mean_rebuffer_s"))
+            if waited is not None and stalled is not None:
+                rows.append([setup.name, policy, waited / 1000, stalled, waited / 1000 + stalled,
+                             mean(setup, policy, "effective_throughput", how, found), mean(setup, policy, "output_throughput", how, found)])
+    return Table("Waiting and stalling", ("on", "policy", "mean TTFT, s", "rebuffering, mean s", "sum, s", "effective tokens/s",
+                                          "output tokens/s"), rows)
+
+
+def _bounds(how: How, found: Found) -> Table:
+    rows = []
+    for setup in _frontier(how):
+        for label, policy in _BOUNDS:
+            waited, stalled = (mean(setup, policy, key, how, found) for key in ("mean_ttft_ms", "mean_rebuffer_s"))
+            if waited is not None and stalled is not None:
+                p99 = mean(setup, policy, "p99_ttft_ms", how, found) or 0.0
+                rows.append([setup.name, label, waited / 1000, p99 / 1000, stalled, waited / 1000 + stalled,
+                             mean(setup, policy, "effective_throughput", how, found), mean(setup, policy, "output_throughput", how, found)])
+    return Table("The frontier: TokenFlow's bound on admission moves", ("on", "bound", "mean TTFT, s", "P99 TTFT, s", "rebuffering, mean s",
+                                                                       "sum, s", "effective tokens/s", "output tokens/s"), rows)
+
+
+def _tell(how: How, found: Found) -> Told:
+    panels: dict[str, dict[str, list[tuple[float, float, str]]]] = {}
+    for setup in _frontier(how):
+        def at(policy: str, beside: str, setup: Setup = setup) -> list[tuple[float, float, str]]:
+            waited, stalled = (mean(setup, policy, key, how, found) for key in ("mean_ttft_ms", "mean_rebuffer_s"))
+            return [] if waited is None or stalled is None else [(waited / 1000, stalled, beside)]
+        panels[setup.name] = {"tokenflow, bound moving": [point for label, policy in _BOUNDS
+                                                          for point in at(policy, label.removeprefix("kappa "))],
+                              **{policy: at(policy, "") for policy in _POLICIES if policy != "tokenflow"}}
+    used = _used(how)
+    return Told([], [
+        "A share of 1 means that the control alone gains as much effective throughput as TokenFlow; shares need not add up to 1.",
+        "kappa (`overcommit`) bounds what is admitted: the share of GPU and host memory that the admitted may grow to; 0.95 is the default."],
+        [_shares(how, found), _sums(how, found), _bounds(how, found), table("All of it", used, _POLICIES, how, found)],
+        [Picture("gains-frontier", "Mean wait for the first token against mean stalling, each policy a point; numbers beside the line are kappa.",
+                 partial(pictures.frontier, panels, "mean TTFT, s", "mean rebuffering, s"))])
+
+
+ITEMS = (Item("gains", "What the gains are made of: controls, and the frontier between waiting and stalling", 5, _runs, _tell),)

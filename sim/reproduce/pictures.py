@@ -1,0 +1,145 @@
+"""Figures laid out as the paper's: bars by policy and workload, lines over time, areas of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..plots import styles
+from .verdicts import Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_WIDTH_IN, _DPI = 5.0, 160
+
+Groups = Mapping[str, Mapping[str, Estimate | None]]        #: by workload and policy
+Line = tuple[Sequence[float | None], Sequence[float | None]]
+
+
+def bars(panels: Mapping[str, Groups], log: Sequence[str] = ()) -> Figure:
+    """A panel per metric, a group of bars per workload, a bar per policy with its 95 % interval."""
+    labels = list(dict.fromkeys(label for groups in panels.values() for group in groups.values() for label in group))
+    figure = _figure(1.55 * len(panels) + 0.2 * -(-len(labels) // 3) + 0.3)
+    drawn = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    looks = styles(labels)
+    for axes, (title, groups) in zip(drawn, panels.items()):
+        width = 0.84 / len(labels)
+        for i, label in enumerate(labels):
+            told = [group.get(label) for group in groups.values()]
+            at = np.arange(len(told)) + (i - (len(labels) - 1) / 2) * width
+            height = [np.nan if each is None else each.mean for each in told]
+            half = [0.0 if each is None or each.high is None else each.high - each.mean for each in told]
+            axes.bar(at, height, width, yerr=half if any(half) else None, color=looks[label]["color"], ecolor="#333333",
+                     error_kw={"linewidth": 0.7}, hatch=("", "///")[i >= 8])
+        axes.set_title(title, loc="left")
+        axes.set_xticks(range(len(groups)), groups)
+        axes.grid(visible=False, axis="x")
+        if title in log:
+            axes.set_yscale("symlog", linthresh=1.0)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    return _legend(figure, labels, looks, patches=True)
+
+
+def lines(panels: Mapping[str, Mapping[str, Line]], x: str, columns: int = 1, log_x: bool = False, markers: bool = False) -> Figure:
+    """A panel per title, a line per label."""
+    labels = list(dict.fromkeys(label for told in panels.values() for label in told))
+    height = -(-len(panels) // columns)
+    figure = _figure(1.7 * height + 0.2 * -(-len(labels) // 3) + 0.5)
+    drawn = figure.subplots(height, columns, squeeze=False, sharex=not log_x and columns == 1)
+    looks = styles(labels)
+    for axes, (title, told) in zip(drawn.flat, panels.items()):
+        for label, (at, values) in told.items():
+            look = looks[label] if markers else looks[label] | {"marker": None}
+            axes.plot(_floats(at), _floats(values), label=label, **look)
+        axes.set_title(title, loc="left")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        if log_x:
+            axes.set_xscale("log")
+    for axes in drawn[-1]:
+        axes.set_xlabel(x)
+    return _legend(figure, labels, looks)
+
+
+def streams(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """A row per policy, a panel per request: tokens generated and tokens read since the burst; `kept.streams` has the series."""
+    columns = max(len(told) for told in rows.values())
+    figure = _figure(1.25 * len(rows) + 0.6)
+    drawn = figure.subplots(len(rows), columns, squeeze=False, sharex="col", sharey="col")
+    looks = styles(rows)
+    for panels, (label, told) in zip(drawn, rows.items()):
+        for axes, one in zip(panels, told):
+            axes.plot(_floats(one["generated_s"]), _floats(one["tokens"]), color=looks[label]["color"])
+            axes.plot(_floats(one["read_s"]), _floats(one["tokens"]), color="#333333", linestyle="--", linewidth=1.0)
+            axes.set_title(f"request {one['id']}" if panels is drawn[0] else "", loc="right")
+            axes.set_ylim(bottom=0)
+            axes.set_xlim(left=0)
+        panels[0].set_title(label, loc="left", fontweight="bold")
+        panels[0].set_ylabel("tokens")
+    for axes in drawn[-1]:
+        axes.set_xlabel("time, s")
+    from matplotlib.lines import Line2D
+    handles = [Line2D([], [], color="black"), Line2D([], [], color="#333333", linestyle="--", linewidth=1.0)]
+    figure.legend(handles, ["generated", "read"], loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def frontier(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, str]]]], x: str, y: str) -> Figure:
+    """A panel per workload: points (x, y, what stands beside it), joined by label where there are several."""
+    labels = list(dict.fromkeys(label for told in panels.values() for label in told))
+    figure = _figure(2.5 * len(panels) + 0.2 * -(-len(labels) // 3) + 0.3)
+    drawn = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    looks = styles(labels)
+    for axes, (title, told) in zip(drawn, panels.items()):
+        for label, points in told.items():
+            axes.plot([point[0] for point in points], [point[1] for point in points], **looks[label])
+            for at, value, beside in points:
+                axes.annotate(beside, (at, value), xytext=(4, 4), textcoords="offset points", fontsize=7)
+        axes.set_title(title, loc="left")
+        axes.set_ylabel(y)
+        axes.set_xscale("symlog", linthresh=1.0)
+        axes.set_yscale("symlog", linthresh=1.0)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+        axes.margins(0.12)
+    drawn[-1].set_xlabel(x)
+    return _legend(figure, labels, looks)
+
+
+def spans(rows: Mapping[str, Sequence[tuple[float, float]]], until_s: float, marks: Sequence[float], title: str) -> Figure:
+    """A line per request: when it holds a slot."""
+    figure = _figure(0.35 * len(rows) + 1.0)
+    axes: Axes = figure.subplots()
+    looks = styles(rows)
+    for i, (label, held) in enumerate(rows.items()):
+        axes.broken_barh([(start, stop - start) for start, stop in held], (len(rows) - i - 1.35, 0.7), color=looks[label]["color"])
+    axes.set_yticks([len(rows) - i - 1 for i in range(len(rows))], list(rows))
+    for at in marks:
+        axes.axvline(at, color="#555555", linewidth=1, linestyle=(0, (2, 2)))
+    axes.set_xlim(0, until_s)
+    axes.set_xlabel("time, s")
+    axes.set_title(title, loc="left")
+    return figure
+
+
+def _figure(height_in: float) -> Figure:
+    from matplotlib.figure import Figure
+    return Figure(figsize=(_WIDTH_IN, height_in), dpi=_DPI)
+
+
+def _legend(figure: Figure, labels: Sequence[str], looks: Mapping[str, Any], patches: bool = False) -> Figure:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+    handles = [Patch(color=looks[label]["color"]) if patches else Line2D([], [], **looks[label]) for label in labels]
+    longest = max(map(len, labels), default=0)
+    figure.legend(handles, list(labels), loc="outside upper center", ncols=3 if longest <= 16 else 2 if longest <= 30 else 1,
+                  frameon=False)
+    return figure
+
+
+def _floats(values: Sequence[float | None]) -> list[float]:
+    return [np.nan if value is None else float(value) for value in values]
