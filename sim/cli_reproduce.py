@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from traces import BadInput
 
@@ -17,6 +18,7 @@ from .cli_tables import plain_console
 from .plots import as_png, own_look
 from .reproduce import output, page
 from .reproduce.items import ITEMS, chosen
+from .reproduce.judging import Row
 from .reproduce.runs import Ledger, carry_out, code_version
 from .reproduce.setups import How
 
@@ -69,11 +71,17 @@ def show(names: Sequence[str], how: How, jobs: int, resume: bool, target: Path |
     files["host.json"] = saving.as_json(saving.host_facts(cpu_s, ["tokenflow", *sys.argv[1:]]) | {"plan_cpu_ms": measured})
     output.publish(folder, files)
     rows = [row for item in items for row in told[item.name].rows]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for title in ("paper", "claim", "policy", "against", "published", "ours", "verdict"):
-        table.add_column(title, overflow="fold")
-    for row in rows:
-        table.add_row(row.source, row.says, row.policy, row.baseline, page.published(row), page.ours(row), row.verdict)
     if rows:
-        plain_console().print(table)
+        plain_console().print(_verdicts(rows))
     print(folder / output.PAGE)
+
+
+def _verdicts(rows: Sequence[Row]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for title in ("claim", "policy", "against", "published", "ours", "verdict"):
+        table.add_column(title, overflow="fold", justify="right" if title in ("published", "ours") else "left")
+    for row in rows:
+        ours = "" if row.ours is None else page.effect(row.ours.mean)
+        policy, baseline = (name.replace("[", "\n[") for name in (row.policy, row.baseline))
+        table.add_row(row.claim, Text(policy), Text(baseline), page.published(row), ours, row.verdict)
+    return table

@@ -76,7 +76,7 @@ def _verdicts(rows: Sequence[Row]) -> str:
 
 
 def published(row: Row) -> str:
-    return "" if row.published is None else _effect(row.published)
+    return "" if row.published is None else effect(row.published)
 
 
 def ours(row: Row) -> str:
@@ -85,11 +85,11 @@ def ours(row: Row) -> str:
 
 
 def _estimate(found: Estimate) -> str:
-    shown = _effect(found.mean)
-    return shown if found.low is None or found.high is None else f"{shown} ({_effect(found.low)} to {_effect(found.high)})"
+    shown = effect(found.mean)
+    return shown if found.low is None or found.high is None else f"{shown} ({effect(found.low)} to {effect(found.high)})"
 
 
-def _effect(ratio: float) -> str:
+def effect(ratio: float) -> str:
     """As the paper writes it; from three times on as a multiple, and what is no ratio as a number."""
     return f"x{ratio:.3g}" if ratio >= 3 else f"{(ratio - 1) * 100:+.1f} %"
 

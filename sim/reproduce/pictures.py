@@ -20,13 +20,17 @@ Groups = Mapping[str, Mapping[str, Estimate | None]]        #: by workload and p
 Line = tuple[Sequence[float | None], Sequence[float | None]]
 
 
-def bars(panels: Mapping[str, Groups], log: Sequence[str] = ()) -> Figure:
+def bars(panels: Mapping[str, Groups]) -> Figure:
     """A panel per metric, a group of bars per workload, a bar per policy with its 95 % interval."""
     labels = list(dict.fromkeys(label for groups in panels.values() for group in groups.values() for label in group))
-    figure = _figure(1.55 * len(panels) + 0.2 * -(-len(labels) // 3) + 0.3)
-    drawn = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    columns = 2 if len(panels) > 1 and max(map(len, panels.values())) < 3 else 1
+    height = -(-len(panels) // columns)
+    figure = _figure(1.55 * height + 0.2 * _rows(labels) + 0.3)
+    drawn = figure.subplots(height, columns, squeeze=False)
     looks = styles(labels)
-    for axes, (title, groups) in zip(drawn, panels.items()):
+    for axes in drawn.flat[len(panels):]:
+        axes.set_visible(False)
+    for axes, (title, groups) in zip(drawn.flat, panels.items()):
         width = 0.84 / len(labels)
         for i, label in enumerate(labels):
             told = [group.get(label) for group in groups.values()]
@@ -38,8 +42,6 @@ def bars(panels: Mapping[str, Groups], log: Sequence[str] = ()) -> Figure:
         axes.set_title(title, loc="left")
         axes.set_xticks(range(len(groups)), groups)
         axes.grid(visible=False, axis="x")
-        if title in log:
-            axes.set_yscale("symlog", linthresh=1.0)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     return _legend(figure, labels, looks, patches=True)
 
@@ -48,7 +50,7 @@ def lines(panels: Mapping[str, Mapping[str, Line]], x: str, columns: int = 1, lo
     """A panel per title, a line per label."""
     labels = list(dict.fromkeys(label for told in panels.values() for label in told))
     height = -(-len(panels) // columns)
-    figure = _figure(1.7 * height + 0.2 * -(-len(labels) // 3) + 0.5)
+    figure = _figure(1.7 * height + 0.2 * _rows(labels) + 0.5)
     drawn = figure.subplots(height, columns, squeeze=False, sharex=not log_x and columns == 1)
     looks = styles(labels)
     for axes, (title, told) in zip(drawn.flat, panels.items()):
@@ -71,17 +73,17 @@ def streams(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     figure = _figure(1.25 * len(rows) + 0.6)
     drawn = figure.subplots(len(rows), columns, squeeze=False, sharex="col", sharey="col")
     looks = styles(rows)
-    for panels, (label, told) in zip(drawn, rows.items()):
+    for first, panels, (label, told) in zip((True, *(False,) * len(rows)), drawn, rows.items()):
         for axes, one in zip(panels, told):
             axes.plot(_floats(one["generated_s"]), _floats(one["tokens"]), color=looks[label]["color"])
             axes.plot(_floats(one["read_s"]), _floats(one["tokens"]), color="#333333", linestyle="--", linewidth=1.0)
-            axes.set_title(f"request {one['id']}" if panels is drawn[0] else "", loc="right")
-            axes.set_ylim(bottom=0)
-            axes.set_xlim(left=0)
+            axes.set_title(f"request {one['id']}" if first else "", loc="right")
         panels[0].set_title(label, loc="left", fontweight="bold")
         panels[0].set_ylabel("tokens")
-    for axes in drawn[-1]:
+    for i, axes in enumerate(drawn[-1]):
         axes.set_xlabel("time, s")
+        axes.set_xlim(0, 1.02 * max(float(told[i]["read_s"][-1]) for told in rows.values()))
+        axes.set_ylim(0, 1.05 * max(float(told[i]["tokens"][-1]) for told in rows.values()))
     from matplotlib.lines import Line2D
     handles = [Line2D([], [], color="black"), Line2D([], [], color="#333333", linestyle="--", linewidth=1.0)]
     figure.legend(handles, ["generated", "read"], loc="outside upper center", ncols=2, frameon=False)
@@ -91,7 +93,7 @@ def streams(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
 def frontier(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, str]]]], x: str, y: str) -> Figure:
     """A panel per workload: points (x, y, what stands beside it), joined by label where there are several."""
     labels = list(dict.fromkeys(label for told in panels.values() for label in told))
-    figure = _figure(2.5 * len(panels) + 0.2 * -(-len(labels) // 3) + 0.3)
+    figure = _figure(2.5 * len(panels) + 0.2 * _rows(labels) + 0.3)
     drawn = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
     looks = styles(labels)
     for axes, (title, told) in zip(drawn, panels.items()):
@@ -135,10 +137,17 @@ def _legend(figure: Figure, labels: Sequence[str], looks: Mapping[str, Any], pat
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
     handles = [Patch(color=looks[label]["color"]) if patches else Line2D([], [], **looks[label]) for label in labels]
-    longest = max(map(len, labels), default=0)
-    figure.legend(handles, list(labels), loc="outside upper center", ncols=3 if longest <= 16 else 2 if longest <= 30 else 1,
-                  frameon=False)
+    figure.legend(handles, list(labels), loc="outside upper center", ncols=_columns(labels), frameon=False)
     return figure
+
+
+def _columns(labels: Sequence[str]) -> int:
+    longest = max(map(len, labels), default=0)
+    return 3 if longest <= 16 else 2 if longest <= 32 else 1
+
+
+def _rows(labels: Sequence[str]) -> int:
+    return -(-len(labels) // _columns(labels))
 
 
 def _floats(values: Sequence[float | None]) -> list[float]:

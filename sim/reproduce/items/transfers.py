@@ -10,7 +10,7 @@ from ..item import Item, Picture, Told
 from ..judging import Row, means, ratio, row
 from ..runs import Found, Run
 from ..setups import OURS, How, Setup
-from ..verdicts import estimate, judge
+from ..verdicts import FAILS, estimate, judge
 from .comparison import table
 
 _METRICS = (("duration, s", "duration", 1.0), ("preemptions", "preemptions", 1.0),
@@ -43,7 +43,11 @@ def _tell_writes(how: How, found: Found) -> Told:
         each = [[unwritten / max(times, 1.0) for unwritten, times in zip(means(setup, arm, "unwritten_tokens", how, found),
                                                                        means(setup, arm, "offloads", how, found))]
                 for arm in (policy, back)]
-        left = estimate([through / whole for through, whole in zip(*each) if whole])
+        shares = [through / whole for through, whole in zip(*each) if whole]
+        if not shares:
+            rows.append(row(claim, FAILS, policy=policy, baseline=back, on=setup.name, why="nobody is preempted"))
+            continue
+        left = estimate(shares)
         rows.append(row(claim, judge(left, sign=-1), policy=policy, baseline=back, on=setup.name, ours=left,
                         value=sum(each[0]) / len(each[0]), baseline_value=sum(each[1]) / len(each[1]),
                         why="tokens left to write per preemption"))
