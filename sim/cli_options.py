@@ -276,7 +276,8 @@ class DemoOptions(Seeded):
 
 @dataclass(frozen=True)
 class ReproduceOptions(Flags):
-    items: Annotated[list[str] | None, typer.Argument(metavar="[ITEM]...", help="Figures and tables, or all (default); --list names them")] = None
+    items: Annotated[list[str] | None, typer.Argument(
+        metavar="[ITEM]...", help="Figures and tables, or all (default); --list names them")] = None
     listed: Annotated[bool, _run("Name the items and how long they take", "--list")] = False
     seeds: Annotated[int | None, _run("Seeds of each run (default: 5; with --quick 1)", metavar="N")] = None
     jobs: Annotated[int | None, _run("Runs at a time (default: as many as there are cores)", metavar="N")] = None

@@ -25,7 +25,8 @@ from .reproduce.setups import How
 
 def show_list() -> None:
     """The items and how long they take."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, caption="minutes: alone, three seeds, two cores; all shares runs. second-reading is not part of all",
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, caption=(
+        "minutes: alone, three seeds, two cores; all shares runs. second-reading is not part of all"),
                   caption_justify="left", caption_style="")
     table.add_column("item", no_wrap=True)
     table.add_column("what it shows")
@@ -81,7 +82,6 @@ def _verdicts(rows: Sequence[Row]) -> Table:
     for title in ("claim", "policy", "against", "published", "ours", "verdict"):
         table.add_column(title, overflow="fold", justify="right" if title in ("published", "ours") else "left")
     for row in rows:
-        ours = "" if row.ours is None else page.effect(row.ours.mean)
-        policy, baseline = (name.replace("[", "\n[") for name in (row.policy, row.baseline))
-        table.add_row(row.claim, Text(policy), Text(baseline), page.published(row), ours, row.verdict)
+        policy, baseline = (Text(name.replace("[", "\n[")) for name in (row.policy, row.baseline))
+        table.add_row(row.claim, policy, baseline, page.published(row), page.ours(row, interval=False), row.verdict)
     return table

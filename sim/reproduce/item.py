@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .judging import Row
+from .pictures import Picture
 from .runs import Found, Run
 from .setups import How
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+__all__ = ["Item", "Picture", "Table", "Told"]
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,6 @@ class Table:
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]       #: texts, numbers, or None
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A PNG of this name, drawn when it is asked for."""
-
-    name: str
-    caption: str        #: how to read it
-    draw: Callable[[], Figure]
 
 
 @dataclass

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from . import verdicts
 from .claims import Claim, of_item
 from .runs import Found, Run
-from .setups import CONTROLS, OURS, How, Setup
+from .setups import CONTROLS, OURS, WITHOUT_BOUNDS, How, Setup
 from .verdicts import Estimate, estimate
 
 
@@ -26,7 +26,8 @@ class Row:
     baseline: str = ""
     on: str = ""                            #: the setup that it was judged on
     published: float | None = None
-    ours: Estimate | None = None            #: as the published one: mostly a ratio
+    ours: Estimate | None = None            #: like the published one
+    unit: str = ""                          #: of both; none: they are ratios
     value: float | None = None              #: what is compared, of the policy and
     baseline_value: float | None = None     #: of the baseline: means over seeds
     to_controls: Mapping[str, float | None] | None = None   #: the policy's value over that of each control
@@ -78,7 +79,6 @@ def _judged(claim: Claim, policy: str, baseline: str, setups: Mapping[str, Setup
     if failed := _failure([run for setup in used for run in setup.runs((ours, base), how)], found):
         return row(claim, verdicts.FAILS, policy=ours, baseline=base, why=failed)
     ratios = {setup.name: ratio(setup, ours, base, claim.metric, how, found) for setup in used}
-    judge: Callable[[Estimate], str]
     if claim.kind == "near":
         on = max(ratios, key=lambda name: abs(ratios[name].mean - 1))
         verdict = verdicts.near(ratios[on], claim.bound)
@@ -86,9 +86,8 @@ def _judged(claim: Claim, policy: str, baseline: str, setups: Mapping[str, Setup
         on = verdicts.worst(ratios, 1)
         verdict = verdicts.at_least(ratios[on], claim.bound)
     else:
-        judge = lambda found: verdicts.judge(found, claim.published, claim.sign)  # noqa: E731
         on = verdicts.best(ratios, claim.up) if claim.kind == "best" else verdicts.worst(ratios, claim.up)
-        verdict = judge(ratios[on])
+        verdict = verdicts.judge(ratios[on], claim.published, claim.sign)
     setup = setups[on]
 
     def told(which: str, metric: str) -> float | None:
@@ -100,7 +99,36 @@ def _judged(claim: Claim, policy: str, baseline: str, setups: Mapping[str, Setup
     made = row(claim, verdict, policy=ours, baseline=base, on=on, ours=ratios[on], value=value,
                baseline_value=told(base, claim.metric), to_controls=controls or None, rebuffer_s=stalled,
                baseline_rebuffer_s=base_stalled)
-    return made
+    return replace(made, why=reason(claim, made, setup, how, found))
+
+
+def reason(claim: Claim, judged: Row, setup: Setup, how: How, found: Found) -> str:
+    """The most likely reason why a claim does not come out as published: what the runs beside it say; "" where it holds."""
+    if judged.verdict == verdicts.HOLDS or (claim.up and judged.ours and (judged.ours.mean - 1) * claim.up > 0
+                                            and claim.published is None):
+        return ""
+
+    def told(policy: str, metric: str) -> float | None:
+        return mean(setup, policy, metric, how, found) if setup.run(policy, 1).key in found else None
+
+    def waited_and_stalled(policy: str) -> str:
+        waited, stalled = told(policy, "mean_ttft_ms"), told(policy, "mean_rebuffer_s")
+        return "" if waited is None or stalled is None else f"{waited / 1000:.3g} s + {stalled:.3g} s"
+    said = []
+    gains = claim.up and judged.ours and (judged.ours.mean - 1) * claim.up > 0
+    if judged.baseline == "andes":
+        said.append(f"waiting + stalling, means: {waited_and_stalled('andes')} under Andes, which lets everyone in, "
+                    f"{waited_and_stalled(judged.policy)} here")
+    elif judged.policy == "andes" and not told("andes", "preemptions"):
+        said.append("nothing is short here: Andes preempts nobody, while SGLang keeps newcomers out to have room for growth")
+    elif judged.baseline == "sglang" and claim.metric != "output_throughput" and not gains:
+        said.append(f"waiting + stalling, means: {waited_and_stalled('sglang')} under SGLang, {waited_and_stalled(judged.policy)} "
+                    f"here")
+        for bound, policy in WITHOUT_BOUNDS.items():
+            if shown := waited_and_stalled(policy):
+                ratio_then = _over(told(policy, claim.metric), judged.baseline_value)
+                said.append(f"{bound}: {shown}" + (f", ratio x{ratio_then:.3g}" if ratio_then else ""))
+    return "; ".join(said)
 
 
 def _over(value: float | None, other: float | None) -> float | None:

@@ -20,7 +20,8 @@ SUMMARY = ("completed", "unfinished", "rejected", "duration", "output_throughput
            "preemptions", "offloads", "drops", "overlaps", "unwritten_tokens", "late_s", "recomputed_tokens", "h2d_bytes",
            "d2h_bytes", "gpu_busy_share")
 
-_POINTS = 150       # of a series
+_POINTS = 150       # of a series over time
+_REQUESTS = 400     # of a series by request
 
 
 def simulated(run: Run) -> tuple[Values, float]:
@@ -49,7 +50,8 @@ def residency(result: Result) -> dict[str, Any]:
     spans = told["end_s"] - told["start_s"]
     away = told["on_host"] + told["loading"] + told["evicting"]
     lines = {"queued": told["queued"], "running": told["running"] + told["paused"], "away": away, "evicting": told["evicting"],
-             "loading": told["loading"], "d2h_gb_per_s": told["d2h_bytes_per_s"] / 1e9, "h2d_gb_per_s": told["h2d_bytes_per_s"] / 1e9}
+             "loading": told["loading"], "d2h_gb_per_s": told["d2h_bytes_per_s"] / 1e9,
+             "h2d_gb_per_s": told["h2d_bytes_per_s"] / 1e9}
     first = np.arange(0, len(spans), -(-len(spans) // _POINTS))
     widths = np.add.reduceat(spans, first)
     return {"at_s": _list(told["start_s"][first] + widths / 2),
@@ -78,8 +80,10 @@ def classes(result: Result) -> list[dict[str, Any]]:
         stalled = result.metrics.reading.rebuffer_s[who]
         read_s = (result.records.tokens[who] - 1) / rate
         told.append({"tps": float(rate), "requests": int(np.count_nonzero(who)), "generated_tps": _short(float(speed.mean())),
-                     "slowest_tps": _short(float(speed.min())), "read_tps": _short(float((rate * read_s / (read_s + stalled)).mean())),
-                     "mean_ttft_s": _short(float(result.metrics.ttft_s[who].mean())), "mean_rebuffer_s": _short(float(stalled.mean())),
+                     "slowest_tps": _short(float(speed.min())),
+                     "read_tps": _short(float((rate * read_s / (read_s + stalled)).mean())),
+                     "mean_ttft_s": _short(float(result.metrics.ttft_s[who].mean())),
+                     "mean_rebuffer_s": _short(float(stalled.mean())),
                      "stalled_share": _short(float((stalled > 0).mean()))})
     return told
 
@@ -89,8 +93,8 @@ def waits(result: Result) -> dict[str, Any]:
     records = result.records
     with np.errstate(divide="ignore", invalid="ignore"):
         speed = (records.tokens - 1) / (records.last_s - records.first_s)
-    every = np.unique(np.linspace(0, len(result.trace) - 1, min(_POINTS, len(result.trace))).astype(int))
-    return {"ttft_s": _list(result.metrics.ttft_s[every]), "generated_tps": _list(speed[every])}
+    every = np.unique(np.linspace(0, len(result.trace) - 1, min(_REQUESTS, len(result.trace))).astype(int))
+    return {"id": every.tolist(), "ttft_s": _list(result.metrics.ttft_s[every]), "generated_tps": _list(speed[every])}
 
 
 KEEP: dict[str, Callable[[Result], Any]] = {"residency": residency, "streams": streams, "classes": classes, "waits": waits}

@@ -10,21 +10,22 @@ from typing import Any
 from .item import Item, Table, Told
 from .judging import Row
 from .setups import How
-from .verdicts import DIRECTION, FAILS, HOLDS, UNTESTABLE, Estimate
+from .verdicts import DIRECTION, FAILS, HOLDS, UNTESTABLE
 
 _READ = f"""\
 Every run is simulated; nothing was measured on a GPU. Ratios are ours over the baseline's, on the same requests, seed by seed: the
 mean, and Student's 95 % interval over seeds. **{HOLDS}**: same sign as published, the interval excludes no change, and the effect
-(ratio - 1) is within a fifth of the published one. **{DIRECTION}**: same sign, and the interval excludes no change; the most that a
-claim without a figure can reach. **{FAILS}**: otherwise. "Up to" is judged on the best row, "every" on the worst. Physics and policies
-are not tuned to any published number. Effective throughput does not punish stalls: look at rebuffering beside it, and at the two
-controls, SGLang with a plain rate cap and FCFS with offload (the policy's value over each control's).
+(ratio - 1) is within a fifth of the published one. **{DIRECTION}**: same sign, and the interval excludes no change; the most that
+a claim without a figure can reach. **{FAILS}**: otherwise. "Up to" is judged on the best row, "every" on the worst. Physics and
+policies are not tuned to any published number. Effective throughput does not punish stalls: look at rebuffering beside it, and at
+the two controls, SGLang with a plain rate cap and FCFS with offload (the policy's value over each control's).
 
-Andes plans anew every 10 steps, as its authors' code does, and computes preempted requests again, as TokenFlow's authors ran it. Its
-refiner is our reading: with the loss counted as the stall of the others alone it thrashes."""
+Andes plans anew every 10 steps, as its authors' code does, and computes preempted requests again, as TokenFlow's authors ran it.
+Its refiner is our reading: with the loss counted as the stall of the others alone it thrashes."""
 
 
-def facts(items: Sequence[Item], told: Mapping[str, Told], how: How, version: str | None, code: str, digests: Sequence[str]) -> dict[str, Any]:
+def facts(items: Sequence[Item], told: Mapping[str, Told], how: How, version: str | None, code: str,
+          digests: Sequence[str]) -> dict[str, Any]:
     """What reproduction.json holds; the same command gives the same."""
     rows = [row.facts() for item in items for row in told[item.name].rows]
     return {
@@ -38,9 +39,11 @@ def facts(items: Sequence[Item], told: Mapping[str, Told], how: How, version: st
 def page(items: Sequence[Item], told: Mapping[str, Told], how: How, command: str, measured: Mapping[str, Mapping[str, Any]]) -> str:
     rows = [row for item in items for row in told[item.name].rows]
     seeds = "one seed, so there are no intervals and values alone are judged" if how.seeds == 1 else f"{how.seeds} seeds"
-    quick = ("**Quick**: Poisson rows have a minute of arrivals, BurstGPT a tenth of its twenty minutes. Read it as a check of the command, "
+    quick = ("**Quick**: Poisson rows have a minute of arrivals, BurstGPT a tenth of its twenty minutes. Read it as a check of "
+             "the command, "
              "not of the paper.") if how.quick else ""
-    parts = ["# TokenFlow, published and here", f"`{command}`; {seeds}.", *([quick] if quick else []), _READ, "## Verdicts", _counts(rows),
+    parts = ["# TokenFlow, published and here", f"`{command}`; {seeds}.", *([quick] if quick else []), _READ, "## Verdicts",
+             _counts(rows),
              _overview(rows)]
     for item in items:
         parts += _section(item, told[item.name], measured if item.name == "overhead" else {})
@@ -54,7 +57,8 @@ def _section(item: Item, told: Told, measured: Mapping[str, Mapping[str, Any]]) 
     parts += [_table(table) for table in told.tables]
     if measured:
         parts.append(_table(Table("CPU time of one plan call on this computer (Python; the paper: 0.07 to 0.4 ms)", (
-            "policy and requests", "calls", "median, ms", "mean, ms", "P99, ms"), [[name, *one.values()] for name, one in measured.items()])))
+            "policy and requests", "calls", "median, ms", "mean, ms", "P99, ms"), [[name, *one.values()] for name,
+                                                                                   one in measured.items()])))
     return [*parts, *(f"![{picture.caption}]({picture.name}.png)\n\n{picture.caption}" for picture in told.pictures)]
 
 
@@ -64,33 +68,39 @@ def _counts(rows: Sequence[Row]) -> str:
 
 
 def _overview(rows: Sequence[Row]) -> str:
-    lines = [[row.source, row.says, _name(row.policy), row.baseline, published(row), ours(row), row.verdict] for row in rows]
-    return _markdown(("paper", "claim", "policy", "against", "published", "ours", "verdict"), lines)
+    lines = [[row.source, row.says, _name(row.policy), row.baseline, row.on, published(row), ours(row), row.verdict]
+             for row in rows]
+    return _markdown(("paper", "claim", "policy", "against", "on", "published", "ours", "verdict"), lines)
 
 
 def _verdicts(rows: Sequence[Row]) -> str:
-    lines = [[row.says, _name(row.policy), row.baseline, row.on, published(row), ours(row), _number(row.value), _number(row.baseline_value),
+    lines = [[row.says, _name(row.policy), row.baseline, row.on, published(row), ours(row), _number(row.value),
+              _number(row.baseline_value),
               _controls(row), _pair(row.rebuffer_s, row.baseline_rebuffer_s), f"**{row.verdict}**", row.why] for row in rows]
     return _markdown(("claim", "policy", "against", "on", "published", "ours", "value", "its value", "over rate cap, offload",
                       "rebuffering, s: ours, its", "verdict", "why"), lines)
 
 
 def published(row: Row) -> str:
-    return "" if row.published is None else effect(row.published)
+    return "" if row.published is None else _shown(row.published, row.unit)
 
 
-def ours(row: Row) -> str:
-    """The estimate as an effect in percent, or as it is where it is no ratio."""
-    return "" if row.ours is None else _estimate(row.ours)
+def ours(row: Row, interval: bool = True) -> str:
+    """The estimate, as the published one is shown."""
+    if row.ours is None:
+        return ""
+    shown, low, high = _shown(row.ours.mean, row.unit), row.ours.low, row.ours.high
+    if low is None or high is None or not interval:
+        return shown
+    return f"{shown} ({_shown(low, row.unit)} to {_shown(high, row.unit)})"
 
 
-def _estimate(found: Estimate) -> str:
-    shown = effect(found.mean)
-    return shown if found.low is None or found.high is None else f"{shown} ({effect(found.low)} to {effect(found.high)})"
+def _shown(value: float, unit: str) -> str:
+    return f"{value:.3g} {unit}" if unit else effect(value)
 
 
 def effect(ratio: float) -> str:
-    """As the paper writes it; from three times on as a multiple, and what is no ratio as a number."""
+    """As the paper writes it; from three times on as a multiple."""
     return f"x{ratio:.3g}" if ratio >= 3 else f"{(ratio - 1) * 100:+.1f} %"
 
 

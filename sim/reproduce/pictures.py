@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,30 +21,51 @@ Groups = Mapping[str, Mapping[str, Estimate | None]]        #: by workload and p
 Line = tuple[Sequence[float | None], Sequence[float | None]]
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A PNG of this name, drawn when it is asked for."""
+
+    name: str
+    caption: str        #: how to read it
+    draw: Callable[[], Figure]
+
+
 def bars(panels: Mapping[str, Groups]) -> Figure:
-    """A panel per metric, a group of bars per workload, a bar per policy with its 95 % interval."""
+    """A row per metric, a column per workload with a scale of its own, a bar per policy with its 95 % interval.
+
+    Of a single workload two metrics stand side by side.
+    """
     labels = list(dict.fromkeys(label for groups in panels.values() for group in groups.values() for label in group))
-    columns = 2 if len(panels) > 1 and max(map(len, panels.values())) < 3 else 1
-    height = -(-len(panels) // columns)
-    figure = _figure(1.55 * height + 0.2 * _rows(labels) + 0.3)
+    cells = [(title, name, group) for title, groups in panels.items() for name, group in groups.items()]
+    workloads = list(next(iter(panels.values())))
+    columns = len(workloads) if len(workloads) > 1 else min(2, len(panels))
+    height = -(-len(cells) // columns)
+    figure = _figure(1.25 * height + 0.2 * _rows(labels) + 0.3)
     drawn = figure.subplots(height, columns, squeeze=False)
     looks = styles(labels)
-    for axes in drawn.flat[len(panels):]:
+    for axes in drawn.flat[len(cells):]:
         axes.set_visible(False)
-    for axes, (title, groups) in zip(drawn.flat, panels.items()):
-        width = 0.84 / len(labels)
-        for i, label in enumerate(labels):
-            told = [group.get(label) for group in groups.values()]
-            at = np.arange(len(told)) + (i - (len(labels) - 1) / 2) * width
-            height = [np.nan if each is None else each.mean for each in told]
-            half = [0.0 if each is None or each.high is None else each.high - each.mean for each in told]
-            axes.bar(at, height, width, yerr=half if any(half) else None, color=looks[label]["color"], ecolor="#333333",
-                     error_kw={"linewidth": 0.7}, hatch=("", "///")[i >= 8])
-        axes.set_title(title, loc="left")
-        axes.set_xticks(range(len(groups)), groups)
-        axes.grid(visible=False, axis="x")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    for i, (axes, (title, name, group)) in enumerate(zip(drawn.flat, cells)):
+        _bars(axes, labels, group, looks)
+        if len(workloads) == 1:
+            axes.set_title(title, loc="left")
+        else:
+            axes.set_title(name if i < columns else "", fontweight="bold")
+            axes.set_ylabel(title.replace(", ", ",\n") if i % columns == 0 else "")
     return _legend(figure, labels, looks, patches=True)
+
+
+def _bars(axes: Axes, labels: Sequence[str], group: Mapping[str, Estimate | None], looks: Mapping[str, Any]) -> None:
+    for i, label in enumerate(labels):
+        if (one := group.get(label)) is not None:
+            half = None if one.high is None else one.high - one.mean
+            axes.bar(i, one.mean, 0.9, yerr=half, color=looks[label]["color"], ecolor="#333333", error_kw={"linewidth": 0.7},
+                     hatch=("", "///")[i >= 8])
+    axes.set_xticks([])
+    axes.set_xlim(-0.7, len(labels) - 0.3)
+    axes.set_ylim(bottom=0)
+    axes.tick_params(axis="y", labelsize=7)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
 
 
 def lines(panels: Mapping[str, Mapping[str, Line]], x: str, columns: int = 1, log_x: bool = False, markers: bool = False) -> Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from .. import pictures, setups
@@ -9,13 +10,12 @@ from ..item import Item, Picture, Table, Told
 from ..judging import mean
 from ..runs import Found, Run
 from ..setups import How, Setup
-from .comparison import table
 
 _ROWS = ("4090-b", "4090-c", "4090-d", "h200-b", "h200-c")
 _POLICIES = ("sglang", "sglang-ratecap", "fcfs-offload", "least-slack", "andes", "tokenflow", "tokenflow-paper")
 
 _FRONTIER_ROWS = ("4090-c", "h200-b", "h200-c")
-#: how far the admission bound moves: kappa, the share of GPU and host memory that the admitted may grow to; at the end no bound on rates
+#: how far the admission bound moves: kappa, the share of GPU and host memory that the admitted may grow to; at the end no Eq. 6
 _BOUNDS = tuple((f"kappa {kappa:g}" + ("" if bound else ", no rate bound"),
                  f"tokenflow[overcommit={kappa:g}" + ("]" if bound else ",rate_bound=false]"))
                 for kappa, bound in ((0.25, True), (0.5, True), (0.95, True), (2.0, True), (2.0, False), (8.0, False)))
@@ -51,29 +51,17 @@ def _shares(how: How, found: Found) -> Table:
         "TokenFlow over the better control", "which is"), rows)
 
 
-def _sums(how: How, found: Found) -> Table:
+def _waiting(title: str, arms: Sequence[tuple[str, str]], used: Sequence[Setup], how: How, found: Found) -> Table:
+    """Waiting and stalling of each arm, (its name here, policy), and their sum."""
     rows = []
-    for setup in _used(how):
-        for policy in _POLICIES:
-            waited, stalled = (mean(setup, policy, key, how, found) for key in ("mean_ttft_ms", "mean_rebuffer_s"))
-            if waited is not None and stalled is not None:
-                rows.append([setup.name, policy, waited / 1000, stalled, waited / 1000 + stalled,
-                             mean(setup, policy, "effective_throughput", how, found), mean(setup, policy, "output_throughput", how, found)])
-    return Table("Waiting and stalling", ("on", "policy", "mean TTFT, s", "rebuffering, mean s", "sum, s", "effective tokens/s",
-                                          "output tokens/s"), rows)
-
-
-def _bounds(how: How, found: Found) -> Table:
-    rows = []
-    for setup in _frontier(how):
-        for label, policy in _BOUNDS:
-            waited, stalled = (mean(setup, policy, key, how, found) for key in ("mean_ttft_ms", "mean_rebuffer_s"))
-            if waited is not None and stalled is not None:
-                p99 = mean(setup, policy, "p99_ttft_ms", how, found) or 0.0
-                rows.append([setup.name, label, waited / 1000, p99 / 1000, stalled, waited / 1000 + stalled,
-                             mean(setup, policy, "effective_throughput", how, found), mean(setup, policy, "output_throughput", how, found)])
-    return Table("The frontier: TokenFlow's bound on admission moves", ("on", "bound", "mean TTFT, s", "P99 TTFT, s", "rebuffering, mean s",
-                                                                       "sum, s", "effective tokens/s", "output tokens/s"), rows)
+    for setup in used:
+        for label, policy in arms:
+            waited, p99, stalled, effective, raw = (mean(setup, policy, key, how, found) for key in (
+                "mean_ttft_ms", "p99_ttft_ms", "mean_rebuffer_s", "effective_throughput", "output_throughput"))
+            if waited is not None and p99 is not None and stalled is not None:
+                rows.append([setup.name, label, waited / 1000, p99 / 1000, stalled, waited / 1000 + stalled, effective, raw])
+    return Table(title, ("on", "policy", "mean TTFT, s", "P99 TTFT, s", "rebuffering, mean s", "mean TTFT + rebuffering, s",
+                         "effective tokens/s", "output tokens/s"), rows)
 
 
 def _tell(how: How, found: Found) -> Told:
@@ -88,9 +76,12 @@ def _tell(how: How, found: Found) -> Told:
     used = _used(how)
     return Told([], [
         "A share of 1 means that the control alone gains as much effective throughput as TokenFlow; shares need not add up to 1.",
-        "kappa (`overcommit`) bounds what is admitted: the share of GPU and host memory that the admitted may grow to; 0.95 is the default."],
-        [_shares(how, found), _sums(how, found), _bounds(how, found), table("All of it", used, _POLICIES, how, found)],
-        [Picture("gains-frontier", "Mean wait for the first token against mean stalling, each policy a point; numbers beside the line are kappa.",
+        "kappa (`overcommit`) bounds what is admitted: the share of GPU and host memory that the admitted may grow to; 0.95 is "
+        "the default."],
+        [_shares(how, found), _waiting("Waiting and stalling", [(policy, policy) for policy in _POLICIES], used, how, found),
+         _waiting("The frontier: TokenFlow's bound on admission moves", _BOUNDS, _frontier(how), how, found)],
+        [Picture("gains-frontier", "Mean wait for the first token against mean stalling, each policy a point; numbers beside the "
+                                   "line are kappa.",
                  partial(pictures.frontier, panels, "mean TTFT, s", "mean rebuffering, s"))])
 
 

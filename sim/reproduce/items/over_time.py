@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from .. import pictures, setups
 from ..claims import of_item
 from ..item import Item, Picture, Told
-from ..judging import Row, mean, row
+from ..judging import Row, mean, reason, row
 from ..runs import Found, Run
-from ..setups import CONTROLS, OURS, How
+from ..setups import CONTROLS, OURS, WITHOUT_BOUNDS, How
 from ..verdicts import FAILS, estimate, judge
 from .comparison import table
 
-_POLICIES = ("sglang", "andes", *OURS, *CONTROLS)
+_POLICIES = ("sglang", "andes", *OURS, *CONTROLS, *WITHOUT_BOUNDS.values())
 
 
 def _runs(how: How) -> list[Run]:
@@ -32,12 +33,14 @@ def _judged(item: str, line: str, sign: int, how: How, found: Found) -> list[Row
                 values = {"value": sum(areas[0]) / len(areas[0]), "baseline_value": sum(areas[1]) / len(areas[1])}
                 pairs = [one / other for one, other in zip(*areas) if other]
                 if not pairs:
-                    rows.append(row(claim, FAILS, policy=policy, baseline=baseline, on=setup.name, why="nobody ever queues", **stalls,
+                    rows.append(row(claim, FAILS, policy=policy, baseline=baseline, on=setup.name, why="nobody ever queues",
+                                    **stalls,
                                     **values))
                     continue
                 share = estimate(pairs)
-                rows.append(row(claim, judge(share, sign=sign), policy=policy, baseline=baseline, on=setup.name, ours=share, **stalls,
-                                **values))
+                made = row(claim, judge(share, sign=sign), policy=policy, baseline=baseline, on=setup.name, ours=share, **stalls,
+                           **values)
+                rows.append(replace(made, why=reason(claim, made, setup, how, found)))
     return rows
 
 
@@ -47,7 +50,8 @@ def _tell(item: str, line: str, sign: int, how: How, found: Found) -> Told:
         f"{line}, {setup.name}": {policy: (told["at_s"], told[line]) for policy in _POLICIES[:4]
                                   if (told := found[setup.run(policy, 1)]["residency"])} for setup in used}
     return Told(_judged(item, line, sign, how, found), [
-        setups.segment_about(how), "Qwen2.5-32B on an H200, 0.9 of its memory, readers of 20 tokens/s. The values are areas under the "
+        setups.segment_about(how), "Qwen2.5-32B on an H200, 0.9 of its memory, readers of 20 tokens/s. The values are areas under "
+                                   "the "
         "curves, in request seconds; running means holding KV on the GPU."],
         [table(f"Requests {line}", used, _POLICIES, how, found)],
         [Picture(item, f"Requests {line} over time; first seed.", partial(pictures.lines, panels, "time, s"))])

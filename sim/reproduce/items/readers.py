@@ -38,7 +38,8 @@ def _tell_streams(how: How, found: Found) -> Told:
     told = {policy: found[setup.run(policy, 1)]["streams"] for policy in _SHOWN}
     return Told(rows, ["The burst of 80 on the RTX 4090, first seed: an early, a middle and the last request."],
                 [table("Token timelines", [setup], _SHOWN, how, found)],
-                [Picture("fig18", "Tokens generated and tokens read; between the lines lies the buffer.", partial(pictures.streams, told))])
+                [Picture("fig18", "Tokens generated and tokens read; between the lines lies the buffer.", partial(pictures.streams,
+                                                                                                                  told))])
 
 
 def _mixed(how: How) -> Setup:
@@ -69,10 +70,12 @@ def _tell_classes(how: How, found: Found) -> Told:
             rows.append(row(claim, HOLDS if worst.mean >= _AT_RATE else FAILS, policy=policy, on=setup.name, ours=worst,
                             rebuffer_s=mean(setup, policy, "mean_rebuffer_s", how, found),
                             why="the slower class's reading speed, stalls included, over its rate"))
-    columns = ("policy", "reads, tokens/s", "generated, mean tokens/s", "slowest", "read, tokens/s", "mean TTFT, s", "rebuffering, mean s",
+    columns = ("policy", "reads, tokens/s", "generated, mean tokens/s", "slowest", "read, tokens/s", "mean TTFT, s",
+               "rebuffering, mean s",
                "stalled, share")
     return Told(rows, ["The burst of 80 on the RTX 4090."], [Table("Two classes of readers", columns, lines)],
-                [Picture("fig19", "Reading speed of each class, stalls included.", partial(pictures.bars, {"tokens/s read": bars}))])
+                [Picture("fig19", "Reading speed of each class, stalls included.", partial(pictures.bars,
+                                                                                           {"tokens/s read": bars}))])
 
 
 ITEMS = (

@@ -29,12 +29,14 @@ def _item(name: str, about: str, minutes: float, sweep: Sweep, policies: tuple[s
     def tell(how: How, found: Found) -> Told:
         by_row = sweep(how)
         told = Told(notes=list(notes))
-        told.tables = [table(f"{about}: {row}", list(varied.values()), policies, how, found, _METRICS) for row, varied in by_row.items()]
+        told.tables = [table(f"{about}: {row}", list(varied.values()), policies, how, found, _METRICS) for row,
+                       varied in by_row.items()]
         panels: dict[str, dict[str, pictures.Line]] = {}
         for row, varied in by_row.items():
             for title, key, scale in _DRAWN:
                 panels[f"{title}; {row}"] = {policy: (list(range(len(varied))), [
-                    None if (value := mean(setup, policy, key, how, found)) is None else value * scale for setup in varied.values()])
+                    None if (value := mean(setup, policy, key, how, found)) is None else value * scale
+                    for setup in varied.values()])
                     for policy in policies}
         shown = ", ".join(f"{i}: {label.split(', ', 1)[-1]}" for i, label in enumerate(
             setup.name for setup in next(iter(by_row.values())).values()))
@@ -61,18 +63,21 @@ def _hosts(how: How) -> dict[str, dict[str, Setup]]:
     def of(row: str, times: int | None) -> Setup:
         machine = build_machine(**workload(f"table1-{row}").machine)
         tokens = machine.kv_blocks * machine.block_size * times if times else _UNLIMITED_TOKENS
-        return setups.table1(row, how, machine={"host_kv_tokens": tokens}, name=f"{row}, host pool " + (f"{times}x" if times else "unlimited"))
+        return setups.table1(row, how, machine={"host_kv_tokens": tokens}, name=f"{row}, host pool " + (f"{times}x" if times
+                                                                                                        else "unlimited"))
     return {row: {str(times): of(row, times) for times in (1, 2, 4, None)} for row in _ROWS}
 
 
 def _links(how: How) -> dict[str, dict[str, Setup]]:
     def of(row: str, link: str | float) -> Setup:
-        return setups.table1(row, how, machine={"link": link}, name=f"{row}, " + (f"{link:g} GB/s" if isinstance(link, float) else link))
+        return setups.table1(row, how, machine={"link": link}, name=f"{row}, " + (f"{link:g} GB/s" if isinstance(link, float)
+                                                                                  else link))
     return {row: {str(link): of(row, link) for link in (1.0, 4.0, 12.0, 25.0, 50.0, "oracle")} for row in _ROWS}
 
 
 def _beliefs(how: How) -> dict[str, dict[str, Setup]]:
-    off = {"exact": {}, "steps x0.5": {"believed_step": 0.5}, "steps x2": {"believed_step": 2.0}, "link x0.5": {"believed_link": 0.5},
+    off = {"exact": {}, "steps x0.5": {"believed_step": 0.5}, "steps x2": {"believed_step": 2.0},
+           "link x0.5": {"believed_link": 0.5},
            "link x2": {"believed_link": 2.0}}
     return {row: {label: setups.table1(row, how, machine=machine, name=f"{row}, {label}") for label, machine in off.items()}
             for row in _ROWS}
@@ -87,8 +92,10 @@ ITEMS = (
     _item("sens-length", "Length of the Poisson run", 2, _lengths, ("sglang", "tokenflow", "fcfs-offload"), (
         "In overload waiting grows with the run, and so does every difference in seconds.",)),
     _item("sens-host", "Host pool, in GPU pools", 1, _hosts, ("sglang", "fcfs-offload", "tokenflow", "tokenflow-paper"), ()),
-    _item("sens-pcie", "Rate of the link between GPU and host", 1, _links, ("sglang", "fcfs-offload", "tokenflow", "tokenflow-paper"), ()),
-    _item("sens-belief", "What the policy believes, as multiples of the truth", 1, _beliefs, ("andes", "tokenflow", "tokenflow-paper"), ()),
+    _item("sens-pcie", "Rate of the link between GPU and host", 1, _links, ("sglang", "fcfs-offload", "tokenflow",
+                                                                            "tokenflow-paper"), ()),
+    _item("sens-belief", "What the policy believes, as multiples of the truth", 1, _beliefs, ("andes", "tokenflow",
+                                                                                              "tokenflow-paper"), ()),
     _item("sens-rates", "Rates of the readers", 1, _rates, ("sglang", "sglang-ratecap", "tokenflow", "tokenflow-paper"), (
         "5 to 12 tokens/s are people's; the paper's are 15 to 30.",)),
 )

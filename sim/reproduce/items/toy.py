@@ -69,8 +69,10 @@ def _tell(how: How, found: Found) -> Told:
     rows = [row(claim, HOLDS if holds else FAILS, policy="tokenflow", rebuffer_s=max(stalled), why="" if holds else seen)
             for claim, holds in kept.items()]
     drawn = {name: slots.spans(id) for id, name in enumerate(NAMES)}
-    return Told(rows, ["Two slots, 25 ms a step, prompts of 100 tokens; `tokenflow` as it is. Moving 200 tokens takes 20 ms, so that loading "
-                       f"is faster than computing again, as the example presumes (a reader who has to be computed again displaces nobody). {seen}."], [],
+    return Told(rows, ["Two slots, 25 ms a step, prompts of 100 tokens; `tokenflow` as it is. Moving 200 tokens takes 20 ms, so "
+                       "that loading "
+                       f"is faster than computing again, as the example presumes (a reader who has to be computed again displaces "
+                       f"nobody). {seen}."], [],
                 [Picture("fig6", "When each request holds one of the two slots.",
                          partial(pictures.spans, drawn, _UNTIL_S, (2.0, 3.0, 5.0), "who holds a slot"))])
 

@@ -55,15 +55,18 @@ def _tell_writes(how: How, found: Found) -> Told:
              "rearranged": found[setup.run("tokenflow", 1)]}
     panels: dict[str, dict[str, pictures.Line]] = {
         title: {label: (values["residency"]["at_s"], values["residency"][key]) for label, values in lines.items()}
-        for title, key in (("KV to the host, GB/s", "d2h_gb_per_s"), ("requests whose KV is being written before they can go", "evicting"),
+        for title, key in (("KV to the host, GB/s", "d2h_gb_per_s"), ("requests whose KV is being written before they can go",
+                                                                      "evicting"),
                            ("KV to the GPU, GB/s", "h2d_gb_per_s"))}
     arms = [arm for policy in OURS for arm in (policy, _BACK.format(policy))]
-    return Told(rows, ["The burst of 80 on the RTX 4090. Rearranged is `tokenflow` as it is: chunks that the coming step hides. Write-through "
+    return Told(rows, ["The burst of 80 on the RTX 4090. Rearranged is `tokenflow` as it is: chunks that the coming step hides. "
+                       "Write-through "
                        "without that is emulated, by an engine that believes the link 50 times as fast and writes all that is new "
                        "before each step; the policy's estimates of loads are off by as much then."],
                 [table("Three ways of writing", [setup], arms, how, found, _METRICS),
                  table("... and write-through as emulated", [eager], ("tokenflow",), how, found, _METRICS)],
-                [Picture("fig8", "The link and who waits for it, over time; first seed.", partial(pictures.lines, panels, "time, s"))])
+                [Picture("fig8", "The link and who waits for it, over time; first seed.", partial(pictures.lines, panels,
+                                                                                                  "time, s"))])
 
 
 def _overlaps(how: How) -> list[Run]:
@@ -85,7 +88,8 @@ def _tell_overlaps(how: How, found: Found) -> Told:
     told = {"overlap": found[setup.run("tokenflow", 1)], "one after the other": found[setup.run(_OFF.format("tokenflow"), 1)]}
     panels: dict[str, dict[str, pictures.Line]] = {
         title: {label: (values["residency"]["at_s"], values["residency"][key]) for label, values in told.items()}
-        for title, key in (("requests being loaded", "loading"), ("requests being evicted", "evicting"), ("requests on the host", "away"))}
+        for title, key in (("requests being loaded", "loading"), ("requests being evicted", "evicting"), ("requests on the host",
+                                                                                                          "away"))}
     arms = [arm for policy in OURS for arm in (policy, _OFF.format(policy))]
     return Told(rows, ["The burst of 80 on the RTX 4090; the ratio is of the run's time, the values count copies that overlap."],
                 [table("Loads beside evictions", [setup], arms, how, found, _METRICS)],
