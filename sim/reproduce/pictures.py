@@ -51,7 +51,7 @@ def bars(panels: Mapping[str, Groups]) -> Figure:
             axes.set_title(title, loc="left")
         else:
             axes.set_title(name if i < columns else "", fontweight="bold")
-            axes.set_ylabel(title.replace(", ", ",\n") if i % columns == 0 else "")
+            axes.set_ylabel(_in_lines(title) if i % columns == 0 else "")
     return _legend(figure, labels, looks, patches=True)
 
 
@@ -65,27 +65,42 @@ def _bars(axes: Axes, labels: Sequence[str], group: Mapping[str, Estimate | None
     axes.set_xlim(-0.7, len(labels) - 0.3)
     axes.set_ylim(bottom=0)
     axes.tick_params(axis="y", labelsize=7)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    axes.yaxis.set_major_formatter(_plain)
 
 
-def lines(panels: Mapping[str, Mapping[str, Line]], x: str, columns: int = 1, log_x: bool = False, markers: bool = False) -> Figure:
-    """A panel per title, a line per label."""
+def lines(panels: Mapping[str, Mapping[str, Line]], x: str) -> Figure:
+    """A panel per title, one below the other, a line per label."""
     labels = list(dict.fromkeys(label for told in panels.values() for label in told))
-    height = -(-len(panels) // columns)
-    figure = _figure(1.7 * height + 0.2 * _rows(labels) + 0.5)
-    drawn = figure.subplots(height, columns, squeeze=False, sharex=not log_x and columns == 1)
+    figure = _figure(1.7 * len(panels) + 0.2 * _rows(labels) + 0.5)
+    drawn = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
     looks = styles(labels)
-    for axes, (title, told) in zip(drawn.flat, panels.items()):
+    for axes, (title, told) in zip(drawn, panels.items()):
         for label, (at, values) in told.items():
-            look = looks[label] if markers else looks[label] | {"marker": None}
-            axes.plot(_floats(at), _floats(values), label=label, **look)
+            axes.plot(_floats(at), _floats(values), **looks[label] | {"marker": None})
         axes.set_title(title, loc="left")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+        axes.yaxis.set_major_formatter(_plain)
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-        if log_x:
-            axes.set_xscale("log")
-    for axes in drawn[-1]:
-        axes.set_xlabel(x)
+    drawn[-1].set_xlabel(x)
+    return _legend(figure, labels, looks)
+
+
+def sweep(panels: Mapping[str, Mapping[str, Mapping[str, Sequence[float | None]]]], settings: Mapping[str,
+                                                                                                      Sequence[str]]) -> Figure:
+    """A row per metric, a column per workload, a line per policy over its settings; by metric, workload and policy."""
+    labels = list(dict.fromkeys(label for by_row in panels.values() for told in by_row.values() for label in told))
+    figure = _figure(1.3 * len(panels) + 0.2 * _rows(labels) + 0.9)
+    drawn = figure.subplots(len(panels), len(settings), squeeze=False, sharex="col")
+    looks = styles(labels)
+    for i, (title, by_row) in enumerate(panels.items()):
+        for axes, (name, told) in zip(drawn[i], by_row.items()):
+            for label, values in told.items():
+                axes.plot(range(len(values)), _floats(values), **looks[label])
+            axes.set_title(name if not i else "", fontweight="bold")
+            axes.set_xticks(range(len(settings[name])), settings[name], rotation=60, fontsize=7)
+            axes.tick_params(axis="y", labelsize=7)
+            axes.yaxis.set_major_formatter(_plain)
+            axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        drawn[i][0].set_ylabel(_in_lines(title))
     return _legend(figure, labels, looks)
 
 
@@ -128,7 +143,7 @@ def frontier(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, str]
         axes.set_xscale("symlog", linthresh=1.0)
         axes.set_yscale("symlog", linthresh=1.0)
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+            axis.set_major_formatter(_plain)
         axes.margins(0.12)
     drawn[-1].set_xlabel(x)
     return _legend(figure, labels, looks)
@@ -145,6 +160,7 @@ def spans(rows: Mapping[str, Sequence[tuple[float, float]]], until_s: float, mar
     for at in marks:
         axes.axvline(at, color="#555555", linewidth=1, linestyle=(0, (2, 2)))
     axes.set_xlim(0, until_s)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel("time, s")
     axes.set_title(title, loc="left")
     return figure
@@ -161,6 +177,14 @@ def _legend(figure: Figure, labels: Sequence[str], looks: Mapping[str, Any], pat
     handles = [Patch(color=looks[label]["color"]) if patches else Line2D([], [], **looks[label]) for label in labels]
     figure.legend(handles, list(labels), loc="outside upper center", ncols=_columns(labels), frameon=False)
     return figure
+
+
+def _plain(value: float, _: float) -> str:
+    return f"{value:,.10g}"
+
+
+def _in_lines(title: str) -> str:
+    return title.replace(", ", ",\n") if len(title) > 14 else title
 
 
 def _columns(labels: Sequence[str]) -> int:

@@ -15,9 +15,10 @@ OURS = ("tokenflow", "tokenflow-paper")
 CONTROLS = ("sglang-ratecap", "fcfs-offload")
 POLICIES = ("sglang", "sglang-chunked", "andes", *OURS, *CONTROLS)
 
-#: TokenFlow where it admits more than it should: to see what its bounds cost and save
+#: TokenFlow where it admits and prefills more than it should: to see what its bounds cost and save
 WITHOUT_BOUNDS = {"without the bound on rates (Eq. 6)": "tokenflow[rate_bound=false]",
-                  "with a working set of twice the memory": "tokenflow[overcommit=2]"}
+                  "with a working set of twice the memory": "tokenflow[overcommit=2]",
+                  "with prompts that ride in decode steps, whatever the buffers": "tokenflow[mixed_tokens=2048]"}
 
 _QUICK_S = 60.0         # of arrivals, with --quick
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from .. import pictures, setups
 from ..item import Item, Picture, Told
@@ -18,6 +19,16 @@ _METRICS = (("mean TTFT, s", "mean_ttft_ms", 1e-3), ("P99 TTFT, s", "p99_ttft_ms
 _DRAWN = (_METRICS[0], _METRICS[2], _METRICS[4])
 _ROWS = ("4090-b", "4090-c", "h200-b")
 _UNLIMITED_TOKENS = 1 << 27
+_ARRIVALS_S = 100       # of the Poisson row: what matters is how settings differ
+
+
+def _on(row: str, how: How, name: str, machine: Mapping[str, Any] | None = None, consume_tps: float = 20.0) -> Setup:
+    """A row under one setting, `name`."""
+    from ...workloads import workload
+    rate = workload(f"table1-{row}").request_rate
+    requests = {} if rate is None or how.quick else {"num_prompts": round(rate * _ARRIVALS_S)}
+    return setups.table1(row, how, consume_tps, requests, machine, f"{row}, {name}")
+
 
 Sweep = Callable[[How], dict[str, dict[str, Setup]]]        # by row, by what is varied
 
@@ -31,16 +42,11 @@ def _item(name: str, about: str, minutes: float, sweep: Sweep, policies: tuple[s
         told = Told(notes=list(notes))
         told.tables = [table(f"{about}: {row}", list(varied.values()), policies, how, found, _METRICS) for row,
                        varied in by_row.items()]
-        panels: dict[str, dict[str, pictures.Line]] = {}
-        for row, varied in by_row.items():
-            for title, key, scale in _DRAWN:
-                panels[f"{title}; {row}"] = {policy: (list(range(len(varied))), [
-                    None if (value := mean(setup, policy, key, how, found)) is None else value * scale
-                    for setup in varied.values()])
-                    for policy in policies}
-        shown = ", ".join(f"{i}: {label.split(', ', 1)[-1]}" for i, label in enumerate(
-            setup.name for setup in next(iter(by_row.values())).values()))
-        told.pictures = [Picture(name, f"From left to right: {shown}.", partial(pictures.lines, panels, "setting", 3, False, True))]
+        panels = {title: {row: {policy: [None if (value := mean(setup, policy, key, how, found)) is None else value * scale
+                                         for setup in varied.values()] for policy in policies}
+                          for row, varied in by_row.items()} for title, key, scale in _DRAWN}
+        settings = {row: list(varied) for row, varied in by_row.items()}
+        told.pictures = [Picture(name, f"{about}: each setting a point.", partial(pictures.sweep, panels, settings))]
         return told
     return Item(name, about, minutes, runs, tell)
 
@@ -53,39 +59,35 @@ def _lengths(how: How) -> dict[str, dict[str, Setup]]:
         rate = workload(f"table1-{row}").request_rate
         assert rate is not None
         return setups.table1(row, how, requests={"num_prompts": round(rate * length)}, name=f"{row}, {length} s of arrivals")
-    return {row: {str(length): of(row, length) for length in seconds} for row in ("4090-c", "h200-c")}
+    return {row: {f"{length} s": of(row, length) for length in seconds} for row in ("4090-c", "h200-c")}
 
 
 def _hosts(how: How) -> dict[str, dict[str, Setup]]:
     from ...hardware import build_machine
     from ...workloads import workload
 
-    def of(row: str, times: int | None) -> Setup:
+    def of(row: str, times: int) -> Setup:
         machine = build_machine(**workload(f"table1-{row}").machine)
         tokens = machine.kv_blocks * machine.block_size * times if times else _UNLIMITED_TOKENS
-        return setups.table1(row, how, machine={"host_kv_tokens": tokens}, name=f"{row}, host pool " + (f"{times}x" if times
-                                                                                                        else "unlimited"))
-    return {row: {str(times): of(row, times) for times in (1, 2, 4, None)} for row in _ROWS}
+        return _on(row, how, f"host pool {times}x" if times else "host pool unlimited", {"host_kv_tokens": tokens})
+    return {row: {f"{times}x" if times else "unlimited": of(row, times) for times in (1, 2, 4, 0)} for row in _ROWS}
 
 
 def _links(how: How) -> dict[str, dict[str, Setup]]:
-    def of(row: str, link: str | float) -> Setup:
-        return setups.table1(row, how, machine={"link": link}, name=f"{row}, " + (f"{link:g} GB/s" if isinstance(link, float)
-                                                                                  else link))
-    return {row: {str(link): of(row, link) for link in (1.0, 4.0, 12.0, 25.0, 50.0, "oracle")} for row in _ROWS}
+    names = {f"{rate} GB/s": float(rate) for rate in (1, 4, 12, 25, 50)} | {"oracle": "oracle"}
+    return {row: {name: _on(row, how, name, {"link": link}) for name, link in names.items()} for row in _ROWS}
 
 
 def _beliefs(how: How) -> dict[str, dict[str, Setup]]:
     off = {"exact": {}, "steps x0.5": {"believed_step": 0.5}, "steps x2": {"believed_step": 2.0},
            "link x0.5": {"believed_link": 0.5},
            "link x2": {"believed_link": 2.0}}
-    return {row: {label: setups.table1(row, how, machine=machine, name=f"{row}, {label}") for label, machine in off.items()}
-            for row in _ROWS}
+    return {row: {name: _on(row, how, name, machine) for name, machine in off.items()} for row in _ROWS}
 
 
 def _rates(how: How) -> dict[str, dict[str, Setup]]:
-    return {row: {f"{tps:g}": setups.table1(row, how, consume_tps=tps, name=f"{row}, {tps:g} tokens/s")
-                  for tps in (5.0, 8.0, 12.0, 15.0, 20.0, 30.0)} for row in _ROWS}
+    return {row: {f"{tps}/s": _on(row, how, f"{tps} tokens/s", consume_tps=float(tps)) for tps in (5, 8, 12, 15, 20, 30)}
+            for row in _ROWS}
 
 
 ITEMS = (
