@@ -143,8 +143,9 @@ def frontier(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, str]
         axes.set_xscale("symlog", linthresh=1.0)
         axes.set_yscale("symlog", linthresh=1.0)
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(_plain)
+            axis.set_major_formatter(lambda value, _: f"{value:,.4g}")
         axes.margins(0.12)
+        axes.set_ylim(bottom=-0.15)
     drawn[-1].set_xlabel(x)
     return _legend(figure, labels, looks)
 

@@ -70,8 +70,8 @@ def _tell(how: How, found: Found) -> Told:
         def at(policy: str, beside: str, setup: Setup = setup) -> list[tuple[float, float, str]]:
             waited, stalled = (mean(setup, policy, key, how, found) for key in ("mean_ttft_ms", "mean_rebuffer_s"))
             return [] if waited is None or stalled is None else [(waited / 1000, stalled, beside)]
-        panels[setup.name] = {"tokenflow, bound moving": [point for label, policy in _BOUNDS
-                                                          for point in at(policy, label.removeprefix("kappa "))],
+        moving = [point for label, policy in _BOUNDS for point in at(policy, label.removeprefix("kappa "))]
+        panels[setup.name] = {"tokenflow, bound moving": _apart(moving),
                               **{policy: at(policy, "") for policy in _POLICIES if policy != "tokenflow"}}
     used = _used(how)
     return Told([], [
@@ -83,6 +83,17 @@ def _tell(how: How, found: Found) -> Told:
         [Picture("gains-frontier", "Mean wait for the first token against mean stalling, each policy a point; numbers beside the "
                                    "line are kappa.",
                  partial(pictures.frontier, panels, "mean TTFT, s", "mean rebuffering, s"))])
+
+
+def _apart(points: Sequence[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
+    """Points that lie on one another become one, which has the first one's text and the last one's."""
+    told: list[tuple[float, float, str]] = []
+    for x, y, beside in points:
+        if told and all(abs(one - other) <= 0.02 * max(abs(one), 1.0) for one, other in zip((x, y), told[-1])):
+            told[-1] = (*told[-1][:2], f"{told[-1][2].split(' to ')[0]} to {beside}")
+        else:
+            told.append((x, y, beside))
+    return told
 
 
 ITEMS = (Item("gains", "What the gains are made of: controls, and the frontier between waiting and stalling", 5, _runs, _tell),)
