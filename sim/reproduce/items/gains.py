@@ -89,7 +89,7 @@ def _apart(points: Sequence[tuple[float, float, str]]) -> list[tuple[float, floa
     """Points that lie on one another become one, which has the first one's text and the last one's."""
     told: list[tuple[float, float, str]] = []
     for x, y, beside in points:
-        if told and all(abs(one - other) <= 0.02 * max(abs(one), 1.0) for one, other in zip((x, y), told[-1])):
+        if told and all(abs(one - other) <= 0.02 * max(abs(one), 1.0) for one, other in ((x, told[-1][0]), (y, told[-1][1]))):
             told[-1] = (*told[-1][:2], f"{told[-1][2].split(' to ')[0]} to {beside}")
         else:
             told.append((x, y, beside))
