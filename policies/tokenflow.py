@@ -362,8 +362,11 @@ class TokenFlow:
             returners += [row for row in ascending(rest, scene.slack_s).tolist() if row not in chosen]
         again: list[int] = []
         reserve = len(scene.ready)
+        promised = [scene.whole_blocks(row) for row in coming.tolist() if not scene.admitted[row]]      # to newcomers
         for row in returners:
-            need, spared = scene.whole_blocks(row), 0 if row in chosen else reserve
+            need, spared = scene.whole_blocks(row), 0 if row in chosen else reserve + sum(promised)
+            if row not in chosen and scene.seats <= len(promised):
+                break
             if view.computed_tokens[row] == 0:
                 if scene.fits(need, spared):
                     scene.take(need)
