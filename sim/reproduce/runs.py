@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -57,7 +59,7 @@ class Run:
         return workload(self.workload).trace(self.seed, **dict(self.requests))
 
 
-@lru_cache
+@cache
 def _digest(file: str) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
@@ -164,7 +166,26 @@ def carry_out(runs: Iterable[Run], ledger: Ledger, jobs: int, done: Done | None 
 
 def _one(index: int, run: Run) -> tuple[int, Values, float]:
     from .kept import simulated
+    _leave_with_parent()
     return index, *simulated(run)
+
+
+@cache
+def _leave_with_parent() -> None:
+    """A process that works for others ends when the one that started it does, whatever ended that one."""
+    parent = os.getppid()
+    if _is_worker():
+        def watch() -> None:
+            while os.getppid() == parent:
+                time.sleep(1.0)
+            os._exit(1)
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def _is_worker() -> bool:
+    """Whether this process was started by joblib."""
+    import multiprocessing
+    return multiprocessing.current_process().name.startswith("Loky")
 
 
 def _long(run: Run) -> float:

@@ -14,6 +14,8 @@ from ..setups import How, Setup
 _ROWS = ("4090-b", "4090-c", "4090-d", "h200-b", "h200-c")
 _POLICIES = ("sglang", "sglang-ratecap", "fcfs-offload", "least-slack", "andes", "tokenflow", "tokenflow-paper")
 
+_WORTH = 0.05       # of SGLang's effective throughput: a smaller gain has no shares
+
 _FRONTIER_ROWS = ("4090-c", "h200-b", "h200-c")
 #: how far the admission bound moves: kappa, the share of GPU and host memory that the admitted may grow to; at the end no Eq. 6
 _BOUNDS = tuple((f"kappa {kappa:g}" + ("" if bound else ", no rate bound"),
@@ -41,7 +43,7 @@ def _shares(how: How, found: Found) -> Table:
         gain = effective["tokenflow"] - effective["sglang"]
 
         def share(policy: str, effective: dict[str, float] = effective, gain: float = gain) -> float | None:
-            return (effective[policy] - effective["sglang"]) / gain if gain else None
+            return (effective[policy] - effective["sglang"]) / gain if gain > _WORTH * effective["sglang"] else None
         control = max(("sglang-ratecap", "fcfs-offload"), key=effective.__getitem__)
         rows.append([setup.name, effective["sglang"], effective["tokenflow"], effective["tokenflow"] / effective["sglang"] - 1,
                      share("sglang-ratecap"), share("fcfs-offload"), share("least-slack"),
@@ -75,7 +77,8 @@ def _tell(how: How, found: Found) -> Told:
                               **{policy: at(policy, "") for policy in _POLICIES if policy != "tokenflow"}}
     used = _used(how)
     return Told([], [
-        "A share of 1 means that the control alone gains as much effective throughput as TokenFlow; shares need not add up to 1.",
+        "A share of 1 means that the control alone gains as much effective throughput as TokenFlow; shares need not add up to 1. "
+        "Where TokenFlow gains less than 5 % there are none.",
         "kappa (`overcommit`) bounds what is admitted: the share of GPU and host memory that the admitted may grow to; 0.95 is "
         "the default."],
         [_shares(how, found), _waiting("Waiting and stalling", [(policy, policy) for policy in _POLICIES], used, how, found),
