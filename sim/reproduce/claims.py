@@ -43,8 +43,7 @@ class Claim:
 
 
 _TTFT, _P50, _P99, _EFF, _RAW, _SPAN = ("mean_ttft_ms", "median_ttft_ms", "p99_ttft_ms", "effective_throughput",
-                                        "output_throughput",
-                                        "duration")
+                                        "output_throughput", "duration")
 _H200_POISSON = ("h200-c", "h200-d")
 
 
@@ -82,38 +81,31 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("burst-effective-every", "fig16", "Fig. 16", "effective throughput better in every burst row", "every", 3, _EFF, sign=1,
           rows=BURSTS),
     Claim("burst-raw", "fig16", "Fig. 16", "raw throughput as SGLang's, in every burst row", "at least", 6, _RAW, bound=0.97,
-          rows=BURSTS,
-          baselines=("sglang",)),
+          rows=BURSTS, baselines=("sglang",)),
     Claim("burst-raw-andes", "fig16", "Fig. 16", "Andes' raw throughput notably below SGLang's, in every burst row", "every", 6,
-          _RAW, sign=-1,
-          rows=BURSTS, ours="andes", baselines=("sglang",)),
+          _RAW, sign=-1, rows=BURSTS, ours="andes", baselines=("sglang",)),
     Claim("poisson-effective", "fig17", "Fig. 17", "effective throughput up to +82.5 % under Poisson arrivals", "best", 1, _EFF,
-          1.825,
-          rows=POISSONS),
+          1.825, rows=POISSONS),
     Claim("poisson-effective-every", "fig17", "Fig. 17", "effective throughput better in all four Poisson rows", "every", 1, _EFF,
-          sign=1,
-          rows=POISSONS),
+          sign=1, rows=POISSONS),
     Claim("poisson-ttft", "fig17", "Fig. 17", "mean TTFT up to -53.7 % under Poisson arrivals on the H200", "best", 4, _TTFT, 0.463,
           rows=_H200_POISSON),
     Claim("poisson-raw", "fig17", "Fig. 17", "raw throughput as SGLang's, in every Poisson row", "at least", 6, _RAW, bound=0.97,
           rows=POISSONS, baselines=("sglang",)),
     Claim("poisson-raw-andes", "fig17", "Fig. 17", "Andes' raw throughput notably below SGLang's, in every Poisson row", "every",
-          6, _RAW,
-          sign=-1, rows=POISSONS, ours="andes", baselines=("sglang",)),
+          6, _RAW, sign=-1, rows=POISSONS, ours="andes", baselines=("sglang",)),
     Claim("fig18-ahead", "fig18", "Fig. 18", "tokens come in time for the readers: none stalls", "item"),
     Claim("fig19-classes", "fig19", "Fig. 19", "with 40 % of readers at 15 and 60 % at 20 tokens/s each class keeps its rate",
           "item", 11),
     *(Claim(f"fig20-{what}", "fig20", "Fig. 20", f"{title} best at each rate of readers: 20, 25, 30 tokens/s", "every", 12, metric,
-            sign=sign,
-            rows=("20 tokens/s", "25 tokens/s", "30 tokens/s"))
+            sign=sign, rows=("20 tokens/s", "25 tokens/s", "30 tokens/s"))
       for what, title, metric, sign in (("ttft", "mean TTFT", _TTFT, -1), ("effective", "effective throughput", _EFF, 1))),
     Claim("fig22-ttft", "fig22", "Fig. 22", "the shorter interval is marginally better: mean TTFT at 0.5 s against 1.5 s", "every",
           9, _TTFT, sign=-1, rows=("4090-b", "burst-80"), ours="{}[interval_s=0.5]", baselines=("{}[interval_s=1.5]",)),
     Claim("fig22-small", "fig22", "Fig. 22", "... and the interval matters little: within 10 %", "near", 9, _TTFT, bound=0.1,
           rows=("4090-b", "burst-80"), ours="{}[interval_s=0.5]", baselines=("{}[interval_s=1.5]",)),
     Claim("fig23-near", "fig23", "Fig. 23", "conservativeness 20 is SGLang-like: mean TTFT within 20 %", "near", 10, _TTFT,
-          bound=0.2,
-          rows=("4090-b", "burst-80"), ours="{}[conservativeness=20]", baselines=("sglang",)),
+          bound=0.2, rows=("4090-b", "burst-80"), ours="{}[conservativeness=20]", baselines=("sglang",)),
     Claim("fig23-ttft", "fig23", "Fig. 23", "conservativeness 1 has the shorter mean TTFT than 20", "every", 10, _TTFT, sign=-1,
           rows=("4090-b", "burst-80"), ours="{}[conservativeness=1]", baselines=("{}[conservativeness=20]",)),
     *(Claim(f"table2-{field.replace('_', '-')}", "table2", "Table 2",

@@ -104,25 +104,25 @@ _ON_BOTH = ("The paper does not say on which workload; ours are the burst of 80 
             "4090 (b)), and a like one with Llama3-8B, `burst-80`, whose prompts do not all fit into GPU memory at once.")
 
 ITEMS = (
-    item("fig12", "BurstGPT on the H200: TTFT and throughput", 3, lambda how: [setups.trace_of("h200", how)], POLICIES, _BARS,
+    item("fig12", "BurstGPT on the H200: TTFT and throughput", 1.5, lambda how: [setups.trace_of("h200", how)], POLICIES, _BARS,
          ("The load is ours, 0.9 of what the machine puts out; the paper does not give its own.", _RATE), about_requests=True),
-    item("fig13", "BurstGPT on the A6000: TTFT and throughput", 1, lambda how: [setups.trace_of("a6000", how)], POLICIES, _BARS,
+    item("fig13", "BurstGPT on the A6000: TTFT and throughput", 0.5, lambda how: [setups.trace_of("a6000", how)], POLICIES, _BARS,
          ("The paper's Qwen2.5-8B does not exist; ours is Qwen2.5-7B. The load is ours, 0.9 of what the machine puts out.", _RATE),
          about_requests=True),
-    item("fig16", "Table 1's bursts: TTFT and throughput", 3, setups.bursts, POLICIES, _BARS, (_RATE,)),
-    item("fig17", "Table 1's Poisson arrivals: TTFT and throughput", 9, setups.poissons, POLICIES, _BARS,
+    item("fig16", "Table 1's bursts: TTFT and throughput", 1.5, setups.bursts, POLICIES, _BARS, (_RATE,)),
+    item("fig17", "Table 1's Poisson arrivals: TTFT and throughput", 12, setups.poissons, POLICIES, _BARS,
          (_RATE, "300 s of arrivals, then the rest is served; the paper does not say how long. In overload TTFT grows with it.")),
-    item("fig20", "Readers of 20, 25 and 30 tokens/s", 1, _rates, POLICIES, _BARS, (
+    item("fig20", "Readers of 20, 25 and 30 tokens/s", 0.2, _rates, POLICIES, _BARS, (
         _ON_B, "Ceilings of effective throughput at a steady speed g and no queue, as a share of g: 1 up to g = r/0.9, "
         "(0.1 + 2(a - 0.1) - 5(a^2 - 0.01))/a up to g = r/0.8, then 0.15/a, with a = 1 - r/g.")),
-    item("fig22", "Reschedule intervals of 0.5, 1 and 1.5 s", 1, _both,
+    item("fig22", "Reschedule intervals of 0.5, 1 and 1.5 s", 0.2, _both,
          _arms("interval_s=0.5", "", "interval_s=1.5", also=("sglang",)), _BARS, (_ON_BOTH,)),
-    item("fig23", "Conservativeness of 1, 2 (default) and 20", 1, _both,
+    item("fig23", "Conservativeness of 1, 2 (default) and 20", 0.2, _both,
          _arms("conservativeness=1", "", "conservativeness=20", also=("sglang",)), _BARS, (
              _ON_BOTH, "On 4090-b all prompts fit into GPU memory at once: no newcomer needs a victim, so TTFT cannot depend on "
                        "it there."),
          metrics=METRICS + _PREEMPTIONS),
-    item("table2", "Ablations on the 4090 (b)", 1, _b, _arms("", "overlap=false", "write_through=false", "offload=false"), _BARS, (
+    item("table2", "Ablations on the 4090 (b)", 0.1, _b, _arms("", "overlap=false", "write_through=false", "offload=false"), _BARS, (
         "The paper does not name what Table 2 measures; we read the time of the whole run, because the introduction's 20.3 % is "
         "1 - 66.00/82.76.",), _order, METRICS + _SPAN + _PREEMPTIONS),
     item("second-reading", "Table 1 with SL and LL read as short and long lengths, input and output alike", 7,

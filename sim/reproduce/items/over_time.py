@@ -58,6 +58,6 @@ def _tell(item: str, line: str, sign: int, how: How, found: Found) -> Told:
 
 
 ITEMS = (
-    Item("fig14", "BurstGPT on Qwen2.5-32B: requests queued", 3, _runs, partial(_tell, "fig14", "queued", -1)),
-    Item("fig15", "BurstGPT on Qwen2.5-32B: requests running", 3, _runs, partial(_tell, "fig15", "running", +1)),
+    Item("fig14", "BurstGPT on Qwen2.5-32B: requests queued", 2, _runs, partial(_tell, "fig14", "queued", -1)),
+    Item("fig15", "BurstGPT on Qwen2.5-32B: requests running", 2, _runs, partial(_tell, "fig15", "running", +1)),
 )

@@ -98,6 +98,6 @@ ITEMS = (
                                                                             "tokenflow-paper"), ()),
     _item("sens-belief", "What the policy believes, as multiples of the truth", 1, _beliefs, ("andes", "tokenflow",
                                                                                               "tokenflow-paper"), ()),
-    _item("sens-rates", "Rates of the readers", 1, _rates, ("sglang", "sglang-ratecap", "tokenflow", "tokenflow-paper"), (
+    _item("sens-rates", "Rates of the readers", 2, _rates, ("sglang", "sglang-ratecap", "tokenflow", "tokenflow-paper"), (
         "5 to 12 tokens/s are people's; the paper's are 15 to 30.",)),
 )
