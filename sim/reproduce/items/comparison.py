@@ -119,12 +119,13 @@ ITEMS = (
          _arms("interval_s=0.5", "", "interval_s=1.5", also=("sglang",)), _BARS, (_ON_BOTH,)),
     item("fig23", "Conservativeness of 1, 2 (default) and 20", 0.2, _both,
          _arms("conservativeness=1", "", "conservativeness=20", also=("sglang",)), _BARS, (
-             _ON_BOTH, "On 4090-b all prompts fit into GPU memory at once: no newcomer needs a victim, so TTFT cannot depend on "
-                       "it there."),
+             _ON_BOTH, "On 4090-b all prompts fit into GPU memory at once: no newcomer needs a victim, so TTFT "
+                       "cannot depend on it there."),
          metrics=METRICS + _PREEMPTIONS),
-    item("table2", "Ablations on the 4090 (b)", 0.1, _b, _arms("", "overlap=false", "write_through=false", "offload=false"), _BARS, (
-        "The paper does not name what Table 2 measures; we read the time of the whole run, because the introduction's 20.3 % is "
-        "1 - 66.00/82.76.",), _order, METRICS + _SPAN + _PREEMPTIONS),
+    item("table2", "Ablations on the 4090 (b)", 0.1, _b,
+         _arms("", "overlap=false", "write_through=false", "offload=false"), _BARS, (
+             "The paper does not name what Table 2 measures; we read the time of the whole run, because the introduction's 20.3 % "
+             "is 1 - 66.00/82.76.",), _order, METRICS + _SPAN + _PREEMPTIONS),
     item("second-reading", "Table 1 with SL and LL read as short and long lengths, input and output alike", 7,
          setups.second_reading,
          POLICIES, _BARS, (_RATE, "The paper does not say which of the two it means; LL is the same in both. Not part of `all`."),
