@@ -18,6 +18,7 @@ _METRICS = (("mean TTFT, s", "mean_ttft_ms", 1e-3), ("P99 TTFT, s", "p99_ttft_ms
             ("rebuffering, mean s", "mean_rebuffer_s", 1.0), ("preemptions", "preemptions", 1.0))
 _DRAWN = (_METRICS[0], _METRICS[2], _METRICS[4])
 _ROWS = ("4090-b", "4090-c", "h200-b")
+_QUICK_ROWS = _ROWS[:2]
 _UNLIMITED_TOKENS = 1 << 27
 _ARRIVALS_S = 100       # of the Poisson row: what matters is how settings differ
 
@@ -51,6 +52,10 @@ def _item(name: str, about: str, minutes: float, sweep: Sweep, policies: tuple[s
     return Item(name, about, minutes, runs, tell)
 
 
+def _rows(how: How) -> tuple[str, ...]:
+    return _QUICK_ROWS if how.quick else _ROWS
+
+
 def _lengths(how: How) -> dict[str, dict[str, Setup]]:
     from ...workloads import workload
     seconds = (30, 60) if how.quick else (75, 150, 300, 600)
@@ -70,24 +75,24 @@ def _hosts(how: How) -> dict[str, dict[str, Setup]]:
         machine = build_machine(**workload(f"table1-{row}").machine)
         tokens = machine.kv_blocks * machine.block_size * times if times else _UNLIMITED_TOKENS
         return _on(row, how, f"host pool {times}x" if times else "host pool unlimited", {"host_kv_tokens": tokens})
-    return {row: {f"{times}x" if times else "unlimited": of(row, times) for times in (1, 2, 4, 0)} for row in _ROWS}
+    return {row: {f"{times}x" if times else "unlimited": of(row, times) for times in (1, 2, 4, 0)} for row in _rows(how)}
 
 
 def _links(how: How) -> dict[str, dict[str, Setup]]:
     names = {f"{rate} GB/s": float(rate) for rate in (1, 4, 12, 25, 50)} | {"oracle": "oracle"}
-    return {row: {name: _on(row, how, name, {"link": link}) for name, link in names.items()} for row in _ROWS}
+    return {row: {name: _on(row, how, name, {"link": link}) for name, link in names.items()} for row in _rows(how)}
 
 
 def _beliefs(how: How) -> dict[str, dict[str, Setup]]:
     off = {"exact": {}, "steps x0.5": {"believed_step": 0.5}, "steps x2": {"believed_step": 2.0},
            "link x0.5": {"believed_link": 0.5},
            "link x2": {"believed_link": 2.0}}
-    return {row: {name: _on(row, how, name, machine) for name, machine in off.items()} for row in _ROWS}
+    return {row: {name: _on(row, how, name, machine) for name, machine in off.items()} for row in _rows(how)}
 
 
 def _rates(how: How) -> dict[str, dict[str, Setup]]:
     return {row: {f"{tps}/s": _on(row, how, f"{tps} tokens/s", consume_tps=float(tps)) for tps in (5, 8, 12, 15, 20, 30)}
-            for row in _ROWS}
+            for row in _rows(how)}
 
 
 ITEMS = (
