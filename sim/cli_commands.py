@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .cli_options import CompareOptions, DemoOptions, Job, Options, RunOptions, with_flags
+from .cli_options import CompareOptions, DemoOptions, Job, Options, ReproduceOptions, RunOptions, with_flags
 from .cli_trace import app as trace_app
 
 if TYPE_CHECKING:
@@ -80,6 +80,17 @@ def bench(cases: Annotated[list[str] | None, typer.Argument(metavar="[CASE]...",
         from .cli_bench import show
         show(cases or [], json, profile)
     return job
+
+
+@app.command("reproduce")
+@with_flags
+def reproduce(options: ReproduceOptions) -> None:
+    """The TokenFlow paper's tables and figures, published and here: which of its claims hold."""
+    from . import cli_reproduce
+    if options.listed:
+        cli_reproduce.show_list()
+    else:
+        cli_reproduce.show(options.items or [], options.how(), options.workers(), options.resume, options.target)
 
 
 def _study(options: Options, command: str, chosen: Callable[[], list[Choice]]) -> None:

@@ -6,6 +6,7 @@ Flags are named as vLLM names them. None means that the flag was not given.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from functools import partial
@@ -17,6 +18,8 @@ import typer
 if TYPE_CHECKING:
     from traces import Trace
     from traces.consumption import Readers
+
+    from .reproduce.setups import How
 
 PAPERS_RATE = 20.0      # tokens per second; `sim.simulate.DEFAULT_CONSUME_TPS`, which would cost an import of numpy
 
@@ -275,6 +278,36 @@ class DemoOptions(Seeded):
     output_dir: Annotated[str | None, _output(
         "New or empty directory for the results (default: tokenflow-out/demo-N)", "--output-dir", "-o", metavar="DIR")] = None
     debug: Annotated[bool, _output(DEBUG, "--debug")] = False
+
+    @property
+    def target(self) -> Path | None:
+        return _directory(self.output_dir)
+
+
+@dataclass(frozen=True)
+class ReproduceOptions(Flags):
+    items: Annotated[list[str] | None, typer.Argument(
+        metavar="[ITEM]...", help="Figures and tables, or all (default); --list names them")] = None
+    listed: Annotated[bool, _run("Name the items and how long they take", "--list")] = False
+    seeds: Annotated[int | None, _run("Seeds of each run (default: 5; with --quick 1)", metavar="N")] = None
+    jobs: Annotated[int | None, _run("Runs at a time (default: as many as there are cores)", metavar="N")] = None
+    quick: Annotated[bool, _run("One seed, a minute of Poisson arrivals: a check of the command", "--quick")] = False
+    resume: Annotated[bool, _run("Complete what an interrupted command has left in DIR", "--resume")] = False
+    burstgpt: Annotated[str | None, _run("A real BurstGPT file, in place of requests like its own", metavar="FILE")] = None
+    output_dir: Annotated[str | None, _output(
+        "New or empty directory for the results (default: tokenflow-out/reproduce-N)", "--output-dir", "-o", metavar="DIR")] = None
+    debug: Annotated[bool, _output(DEBUG, "--debug")] = False
+
+    def how(self) -> How:
+        from traces import options
+
+        from .reproduce.setups import How
+        seeds = (1 if self.quick else 5) if self.seeds is None else options.whole("--seeds", self.seeds, least=1, most=1000)
+        return How(seeds, self.quick, self.burstgpt or "")
+
+    def workers(self) -> int:
+        from traces import options
+        return (os.cpu_count() or 1) if self.jobs is None else options.whole("--jobs", self.jobs, least=1, most=1024)
 
     @property
     def target(self) -> Path | None:

@@ -1,0 +1,65 @@
+"""The directory of a reproduction: runs are kept in it as they finish, the page and pictures come at the end, all or none.
+
+Unlike other results it is there from the start, because what has been computed must survive a kill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from traces import BadInput
+
+from .runs import LEDGER
+
+PAGE, FACTS = "reproduction.md", "reproduction.json"
+
+
+def prepare(folder: Path, resume: bool) -> None:
+    """The folder, new or empty; with `resume` one that an interrupted command has left. BadInput says what is in the way."""
+    try:
+        held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        taken = not folder.is_dir() and (folder.exists() or folder.is_symlink())
+    except OSError as error:
+        raise BadInput("output directory", str(folder), f"cannot be read: {(error.strerror or '').lower()}") from error
+    if taken:
+        raise BadInput("output directory", str(folder), "is a file")
+    if FACTS in held:
+        raise BadInput("output directory", str(folder), "holds finished results; results are never overwritten")
+    if resume and LEDGER not in held:
+        raise BadInput("--resume", str(folder), "holds no interrupted run")
+    if LEDGER in held and not resume:
+        raise BadInput("output directory", str(folder), "holds an interrupted run; --resume completes it")
+    if held - {LEDGER}:
+        raise BadInput("output directory", str(folder), "is not empty; results are never overwritten")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / LEDGER
+        probe.open("ab").close()
+    except OSError as error:
+        raise BadInput("output directory", str(folder), f"cannot be written: {(error.strerror or str(error)).lower()}") from error
+
+
+def free(folder: Path) -> Path:
+    """The first of `tokenflow-out/reproduce-N` that is not there yet."""
+    n = 1
+    while (target := folder / f"reproduce-{n}").exists():
+        n += 1
+    return target
+
+
+def publish(folder: Path, files: Mapping[str, str | bytes]) -> None:
+    """Write every file under a passing name, then give all their own; FACTS last, which says that the results are whole."""
+    drafts = {name: folder / f".{name}.partial" for name in files}
+    try:
+        for name, content in files.items():
+            drafts[name].write_bytes(content.encode() if isinstance(content, str) else content)
+        for name in sorted(files, key=lambda name: name == FACTS):
+            drafts[name].replace(folder / name)
+    except OSError as error:
+        raise BadInput("output directory", str(folder), f"cannot be written: {(error.strerror or str(error)).lower()}") from error
+    finally:
+        for draft in drafts.values():
+            with suppress(OSError):
+                draft.unlink()

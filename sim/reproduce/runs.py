@@ -1,0 +1,205 @@
+"""The simulations that a reproduction needs: each done once, however many figures show it, and kept as soon as it is done.
+
+A run is known by its content. Finished runs are lines of `runs.jsonl`, written one by one, so that what was done before a
+kill is there for `--resume`; the first line says which code they came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from traces import BadInput, Trace
+
+Values = Mapping[str, Any]      #: what is kept of a run: names and numbers, as JSON has them
+
+LEDGER = "runs.jsonl"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One simulation. Pairs are sorted by name, so that the same run is the same run."""
+
+    workload: str                                       #: a name of `sim.workloads`
+    policy: str                                         #: as `--policy` has it, fields in brackets
+    seed: int
+    requests: tuple[tuple[str, Any], ...] = ()          #: arguments of `traces.generate` in place of the workload's
+    machine: tuple[tuple[str, Any], ...] = ()           #: arguments of `sim.build_machine` in place of the workload's
+    consume_tps: float = 20.0                           #: of readers whose rate the trace does not give
+    file: str = ""                                      #: requests from this BurstGPT file instead
+    keep: tuple[str, ...] = ()                          #: series kept beside the summary, of `sim.reproduce.kept`
+
+    @classmethod
+    def of(cls, workload: str, policy: str, seed: int, requests: Mapping[str, Any] | None = None,
+           machine: Mapping[str, Any] | None = None, **more: Any) -> Run:
+        return cls(workload, policy, seed, tuple(sorted((requests or {}).items())), tuple(sorted((machine or {}).items())), **more)
+
+    @cached_property
+    def key(self) -> str:
+        """The same for the same simulation, whatever is kept of it."""
+        content = {name: value for name, value in asdict(self).items() if name != "keep"}
+        if self.file:
+            content["file"] = _digest(self.file)
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def trace(self) -> Trace:
+        from ..workloads import workload
+        if self.file:
+            from .segment import segment
+            return segment(self.file, **dict(self.requests))
+        return workload(self.workload).trace(self.seed, **dict(self.requests))
+
+
+@cache
+def _digest(file: str) -> str:
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def merged(runs: Iterable[Run]) -> list[Run]:
+    """Each simulation once, with everything that anyone wants kept of it."""
+    once: dict[str, Run] = {}
+    for run in runs:
+        known = once.get(run.key)
+        keep = tuple(sorted({*run.keep, *(known.keep if known else ())}))
+        once[run.key] = Run(**{**vars_of(run), "keep": keep})
+    return list(once.values())
+
+
+def vars_of(run: Run) -> dict[str, Any]:
+    return {name: getattr(run, name) for name in Run.__dataclass_fields__}
+
+
+class Found:
+    """What came of the runs."""
+
+    def __init__(self, values: Mapping[str, Values]) -> None:
+        self._values = values
+
+    def __getitem__(self, run: Run) -> Values:
+        return self._values[run.key]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def failure(self, run: Run) -> str | None:
+        """Why there is no result, if there is none: a policy that wedged, say."""
+        failed = self[run].get("failed")
+        return None if failed is None else str(failed)
+
+
+class Ledger:
+    """The finished runs of one output directory."""
+
+    def __init__(self, folder: Path, code: str, resume: bool) -> None:
+        self._file, self._code = folder / LEDGER, code
+        self.done: dict[str, dict[str, Any]] = {}
+        self._resumed = resume and self._read()
+
+    def _read(self) -> bool:
+        text = self._file.read_bytes()
+        whole = text[: text.rfind(b"\n") + 1]           # the line that a kill cut short is done again
+        lines = whole.splitlines()
+        try:
+            entries = [json.loads(line) for line in lines]
+            if entries and entries[0]["code"] != self._code:
+                raise BadInput("--resume", str(self._file), "its runs are from other code than this; begin anew elsewhere")
+            self.done = {entry["key"]: entry for entry in entries[1:]}
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, BadInput):
+                raise
+            raise BadInput("--resume", str(self._file), "is not what this command writes") from None
+        if len(whole) < len(text):
+            os.truncate(self._file, len(whole))
+        return bool(entries)
+
+    def __enter__(self) -> Self:
+        self._out = open(self._file, "ab" if self._resumed else "wb")
+        if not self._resumed:
+            self._write({"code": self._code})
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+        self._out.close()
+
+    def has(self, run: Run) -> bool:
+        return run.key in self.done and set(run.keep) <= set(self.done[run.key]["keep"])
+
+    def add(self, run: Run, values: Values, cpu_s: float) -> None:
+        entry = {"key": run.key, "run": asdict(run), "keep": list(run.keep), "values": values, "cpu_s": round(cpu_s, 3)}
+        self.done[run.key] = entry
+        self._write(entry)
+
+    def _write(self, entry: Mapping[str, Any]) -> None:
+        self._out.write(json.dumps(entry, allow_nan=False).encode() + b"\n")
+        self._out.flush()
+        os.fsync(self._out.fileno())
+
+
+Done = Callable[[int, int, str], None]      #: runs finished, runs in all, which one
+
+
+def carry_out(runs: Iterable[Run], ledger: Ledger, jobs: int, done: Done | None = None) -> Found:
+    """Do what is not yet in the ledger, `jobs` at a time, long ones first."""
+    from joblib import Parallel, delayed
+    wanted = merged(runs)
+    missing = sorted((run for run in wanted if not ledger.has(run)), key=_long, reverse=True)
+    finished = len(wanted) - len(missing)
+    with Parallel(n_jobs=min(jobs, max(len(missing), 1)), return_as="generator_unordered", pre_dispatch="2*n_jobs",
+                  batch_size=1) as parallel:
+        for index, values, cpu_s in parallel(delayed(_one)(i, run) for i, run in enumerate(missing)):
+            run = missing[index]
+            ledger.add(run, values, cpu_s)
+            finished += 1
+            if done:
+                done(finished, len(wanted), f"{run.workload} {run.policy}")
+    return Found({run.key: ledger.done[run.key]["values"] for run in wanted})
+
+
+def _one(index: int, run: Run) -> tuple[int, Values, float]:
+    from .kept import simulated
+    _leave_with_parent()
+    return index, *simulated(run)
+
+
+@cache
+def _leave_with_parent() -> None:
+    """A process that works for others ends when the one that started it does, whatever ended that one."""
+    parent = os.getppid()
+    if _is_worker():
+        def watch() -> None:
+            while os.getppid() == parent:
+                time.sleep(1.0)
+            os._exit(1)
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def _is_worker() -> bool:
+    """Whether this process was started by joblib."""
+    import multiprocessing
+    return multiprocessing.current_process().name.startswith("Loky")
+
+
+def _long(run: Run) -> float:
+    """A guess at how long it takes: what takes long should not be what is left at the end."""
+    from ..workloads import workload
+    asks = int(dict(run.requests).get("num_prompts", workload(run.workload).num_prompts))
+    return asks * (20 if run.policy == "sglang-ratecap" else 4 if run.policy.startswith("andes") else 1)
+
+
+def code_version() -> str:
+    """A digest of the source of everything that a result depends on."""
+    root, digest = Path(__file__).parents[2], hashlib.sha256()
+    for package in ("policies", "sim", "traces"):
+        for file in sorted((root / package).rglob("*")):
+            if file.suffix in (".py", ".json") and not file.is_relative_to(root / "sim" / "reproduce" / "items"):
+                digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]
