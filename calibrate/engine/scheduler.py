@@ -28,6 +28,7 @@ from sim.counters import Counters
 from sim.errors import FAULTS
 
 from .arrivals import Arrivals
+from .departures import left_waiting, take_as_it_is
 from .fallback import FirstComeFirstServed
 from .host_tier import Full, HostTier
 from .metrics import Snapshots
@@ -39,7 +40,6 @@ from .view import view_of
 logger = init_logger(f"vllm.{__name__}")      # in the format of the server's log
 
 _PATIENCE = 10_000      # decisions in a row that run nobody: the policy will never go on
-_TOLD = 10              # departures that each get a line in the log; then every thousandth
 
 
 class Watch(Protocol):
@@ -145,8 +145,8 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         if self.tokens:
             self.steps, self.idle_decisions = self.steps + 1, 0
         self.fit -= 1
-        if out.num_scheduled_tokens != self.tokens or (begin and self._left_waiting(begin)):
-            self._departed(out)
+        if out.num_scheduled_tokens != self.tokens or (begin and left_waiting(begin)):
+            take_as_it_is(self, out)
         for stream in begin[len(self.loading):]:
             if stream.request.status == RequestStatus.RUNNING:
                 stream.move(Residency.GPU, now_s)
@@ -195,10 +195,10 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
                 stream.move(Residency.GPU, when_s)
                 if stream.remaining_tokens == 1:
                     self.decoding.append(stream)
-                    self._batch_changes()
+                    self.batch_changes()
                 self.happened |= Event.LANDED
 
-    def _batch_changes(self) -> None:
+    def batch_changes(self) -> None:
         self.steady, self.fit = False, 0
 
     def _plan_stands(self, now_s: float) -> bool:
@@ -226,7 +226,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
 
     def _decide(self, now_s: float) -> None:
         self.happened = 0
-        self._batch_changes()
+        self.batch_changes()
         if not self.streams:
             self.plan = Plan()
             return
@@ -277,7 +277,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
 
     def _apply(self, plan: Plan, now_s: float) -> None:
         for stream in self._streams(plan.forget):
-            self._give_up_copy(stream)
+            self.give_up_copy(stream)
             self.count.forgets += 1
         for stream in self._streams(plan.drop):
             self._drop(stream, now_s)
@@ -303,7 +303,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         else:
             self._leave_gpu(stream, Residency.NONE, now_s)
             self.count.drops += 1
-        self._give_up_copy(stream)
+        self.give_up_copy(stream)
 
     def _offload(self, stream: Stream, now_s: float) -> None:
         """Frees the blocks now if all of them have a copy, else when they have: vLLM frees a request's blocks as a whole."""
@@ -320,7 +320,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         """Blocks `first` to `end` - 1 of its KV."""
         return [block.block_id for block in self.kv_cache_manager.get_blocks(stream.name).blocks[0][first:end]]
 
-    def _give_up_copy(self, stream: Stream) -> None:
+    def give_up_copy(self, stream: Stream) -> None:
         stream.host_tokens = 0.0
         self.host.forget(stream.name)
 
@@ -380,36 +380,6 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         pairs = sum(tokens * (stream.computed_tokens + tokens / 2) for stream, tokens in self.prefill)
         return self.cost.step_s(sum(self.tokens.values()), float(kv), float(pairs), len(self.tokens))
 
-    # ---- where vLLM does not follow
-
-    def _left_waiting(self, begin: list[Stream]) -> bool:
-        """Whether anyone who was to begin has not."""
-        waits = (RequestStatus.RUNNING, RequestStatus.WAITING_FOR_REMOTE_KVS)
-        return any(stream.request.status not in waits for stream in begin)
-
-    def _departed(self, out: Any) -> None:
-        """The step is another than the plan's: take what there is, and ask the policy again after it."""
-        self.departures += 1
-        ran = out.num_scheduled_tokens
-        if self.departures <= _TOLD or self.departures % 1000 == 0:
-            logger.warning("step %d departs from its plan, %d have: %.300s instead of %.300s", self.steps, self.departures, ran,
-                           self.tokens)
-        for name in set(out.preempted_req_ids or ()) - self.left:       # by vLLM itself
-            self._give_up_copy(self.named[name])
-            self.named[name].move(Residency.NONE, self.step_began_s)
-        for stream in self.loading:
-            if stream.request.status != RequestStatus.WAITING_FOR_REMOTE_KVS:       # computed anew, or it might wait for ever
-                self.host.cancel_load(stream.name)
-                self._give_up_copy(stream)
-                self.count.copies_given_up += 1
-                stream.move(Residency.NONE, stream.moved_s)
-        self.writing = [(stream, tokens) for stream, tokens in self.writing if stream.residency == Residency.GPU]
-        self.storing = [stream for stream in self.storing if stream.residency in (Residency.GPU, Residency.LOADING)]
-        self.decoding = [stream for stream in self.decoding if stream.name in ran]
-        self.prefill = [(stream, ran[stream.name]) for stream, _ in self.prefill if stream.name in ran]
-        self.tokens, self.chunk_unfinished = dict(ran), True
-        self._batch_changes()
-
     # ---- after a step
 
     def _ran(self, speakers: list[Stream]) -> None:
@@ -425,7 +395,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
             self.decoding += complete
             self.prefill = []
             self.happened |= Event.PREFILLED
-            self._batch_changes()
+            self.batch_changes()
 
     def _count(self, took_s: float) -> None:
         count = self.count
@@ -449,4 +419,4 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
             self.decoding = [stream for stream in self.decoding if stream.id in self.streams]
             self.storing = [stream for stream in self.storing if stream.id in self.streams]
             self.happened |= Event.FINISH
-            self._batch_changes()
+            self.batch_changes()

@@ -230,7 +230,7 @@ class FakeEngine:
                 self.recording.step(env.now, {int(id): tokens for id, tokens in out.num_scheduled_tokens.items()},
                                     () if self.steered else tuple(map(int, out.preempted_req_ids or ())))
             else:
-                yield env.timeout(1e-3) if self.departs else self._sleep()      # vLLM itself looks again and again
+                yield env.timeout(1e-3) if self.departs and vllm.requests else self._sleep()    # vLLM looks again and again
             yield from self._drain()            # a copy that ends with the step is reported with it
             vllm.update_from_output(out, self._output(out.num_scheduled_tokens))
 

@@ -72,7 +72,7 @@ def spoil(live: Live) -> None:
     mover.to_host = spoilt
 
 
-def main(host_blocks: int, link_gb_per_s: float) -> None:
+def main(host_blocks: int, link_gb_per_s: float | None) -> None:
     live = Live(Steering(ROTATE, "h200", "llama3-8b", {"steps": 6, "rich_s": 0.3}, host_blocks, link_gb_per_s), GPU_BLOCKS)
     scheduler, notes, told = live.scheduler, Notes(live), dict[str, Any]()
     rotate = scheduler.planner
@@ -95,4 +95,4 @@ def main(host_blocks: int, link_gb_per_s: float) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), float(sys.argv[2]))
+    main(int(sys.argv[1]), None if sys.argv[2] == "real" else float(sys.argv[2]))

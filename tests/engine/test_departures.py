@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import Ask, load, machine
-from random_policy import RandomPolicy
 from rotate import Rotate
 
 from policies import POLICIES
@@ -52,8 +51,6 @@ def cases() -> list[tuple[Policy, list[Ask], Machine]]:
     for seed in range(6):
         on = replace(machine(seed, 900, "tight", "ample"), h2d_bytes_per_s=2e9, d2h_bytes_per_s=2e9)
         made.append((Rotate(steps=12), load(seed, 40, 600, 200), on))
-    for seed in range(6):
-        made.append((RandomPolicy(seed), load(seed, 40, 400, 60), machine(seed, 460, "tight", "ample")))
     made.append((POLICIES["sglang"](), load(1, 40, 400, 100), replace(machine(1, 900, "ample", "none"), max_step_tokens=16_384)))
     return made
 
@@ -67,14 +64,14 @@ def test_departures_are_counted_and_nothing_is_lost(fake: ModuleType) -> None:
         engine.run()
         vllm, out = engine.vllm, engine.finished
         for id, ask in enumerate(asks):
-            assert out[id] == ask.final_tokens or ask.gives_up_s < np.inf, f"{policy}: request {id}"
+            assert out.get(id) == ask.final_tokens or ask.gives_up_s < np.inf, f"{policy}: request {id}"
         assert vllm.fallbacks == 0
         assert vllm.departures <= stingy.seen.total()
         assert vllm.fidelity()["plan_fidelity"] == pytest.approx(1 - vllm.departures / vllm.steps)
         seen, departures, verified = seen + stingy.seen, departures + vllm.departures, verified + engine.model.verified
         aborted += sum(ask.gives_up_s < np.inf for ask in asks)
-    assert departures > 200
-    often = {what for what, n in seen.items() if n > 5}
-    assert {"refused, RUNNING", "refused, loading", "refused, WAITING", "preempted by vLLM"} <= often
-    assert verified > 300
-    assert aborted > 20
+    assert departures > 80
+    often = {what for what, n in seen.items() if n > 3}
+    assert {"refused, RUNNING", "refused, loading", "preempted by vLLM"} <= often
+    assert verified > 200
+    assert aborted > 10
