@@ -71,6 +71,7 @@ def test_small_and_odd_traces_are_described(trace: Trace) -> None:
     json.dumps(said, allow_nan=False)
 
 
+@settings(deadline=None)
 @given(pairs=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=2, max_size=30))
 def test_spearman_is_scipys(pairs: list[tuple[int, int]]) -> None:
     one, other = np.array(pairs).T
