@@ -5,6 +5,7 @@ Prompts go first and whole; victims lose their KV and compute it again (as Token
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from math import inf
 
@@ -26,7 +27,7 @@ class Room:
 
 
 @dataclass
-class AndesLoop:
+class AndesLoop(ABC):
     """Fields of both; `_replan` says who comes and who leaves, `_pressed` whether not all can be served."""
 
     horizon_s: float = 10.0             #: dt: how far ahead QoE is predicted (the code's 10 s)
@@ -88,11 +89,13 @@ class AndesLoop:
         """Serving everybody is slower than the fastest reader reads."""
         return False
 
+    @abstractmethod
     def _pressed(self, view: View) -> bool:
-        raise NotImplementedError
+        """Not everybody can be served."""
 
+    @abstractmethod
     def _replan(self, scene: Scene) -> None:
-        raise NotImplementedError
+        """Say who comes, who leaves and who rests."""
 
     # ---- what it takes
 

@@ -29,4 +29,4 @@ class Across(KVConnectorWorkerMetadata):  # type: ignore[misc]
     waited_s: float = 0.0           #: the step was over, its written-through blocks not across yet; of an emulated link
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> KVConnectorWorkerMetadata:
-        raise NotImplementedError("the host tier is written for one worker")
+        raise AssertionError("there is one worker: `requirements` refuses more")

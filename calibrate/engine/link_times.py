@@ -60,7 +60,7 @@ class EmulatedLinks:
 
 
 class ReportedLinks:
-    """Links of rates that were measured or assumed; when a copy is across, the worker knows."""
+    """Links at the rates that the profile gives, measured or estimated; when a copy is across, the worker knows."""
 
     next_s = inf
 

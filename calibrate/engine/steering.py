@@ -51,7 +51,7 @@ class Steering:
         profile = load_hardware(self.profile)
         step_times(profile, self.model)
         if self.host_tier and profile.link is None and not self.emulated:
-            raise BadInput("host tier", profile.name, "has no measured link between GPU and host; --emulate-link gives one")
+            raise BadInput("host tier", profile.name, "knows of no link between GPU and host; --emulate-link gives one")
 
     def planner(self) -> Policy:
         return choose(self.policy, [f"{name}={value}" for name, value in self.parameters.items()]).policy

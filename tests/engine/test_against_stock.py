@@ -19,12 +19,12 @@ STEPS = 20_000
 
 
 @pytest.mark.parametrize("reserve", [True, False], ids=["reserve", "no_reserve"])
-@pytest.mark.parametrize(("memory", "budget", "victims"), [("tight", None, 80), ("ample", None, 0), ("tight", 64, 80)],
+@pytest.mark.parametrize(("memory", "budget", "victims"), [("tight", None, 100), ("ample", None, 0), ("tight", 64, 100)],
                          ids=["tight", "ample", "chunked"])
 def test_every_step_is_vllms_own(fake: ModuleType, memory: str, budget: int | None, victims: int, reserve: bool,
                                  capsys: pytest.CaptureFixture[str]) -> None:
     total, seed = Counter[str](), 0
-    while total["steps"] < STEPS:
+    while total["steps"] < STEPS or total["victims"] < victims:
         asks, on = load(seed, 100, 1000, 300), machine(seed, 1300, memory, "none")
         if budget:
             on = replace(on, max_step_tokens=max(budget, on.max_seqs))

@@ -19,6 +19,7 @@ from server import BELIEFS, HOST_BLOCKS, PATIENCE_S, POOLS, Server
 
 pytestmark = pytest.mark.engine
 
+ROUNDS = 8
 HOMES = ("none", "gpu", "host", "loading", "evicting")
 
 
@@ -49,6 +50,9 @@ def test_the_openai_client_streams_from_a_server_that_preempts(server: Server) -
             seen.append(await asyncio.to_thread(server.metrics))
             await asyncio.sleep(0.3)
 
+    def shown(name: str) -> float:
+        return max(each[f"tokenflow:{name}"] for each in seen)
+
     async def all_of_them() -> list[int]:
         looking = asyncio.create_task(look())
         async with server.client() as client:
@@ -56,7 +60,10 @@ def test_the_openai_client_streams_from_a_server_that_preempts(server: Server) -
         looking.cancel()
         return counted
 
-    assert asyncio.run(all_of_them()) == [220] * 12
+    for _ in range(ROUNDS):     # on a busy machine a round may be over between two looks
+        assert asyncio.run(all_of_them()) == [220] * 12
+        if shown("host_blocks_used") and shown("buffered_tokens"):
+            break
     server.await_(server.idle)
     last = server.metrics()
     assert last["tokenflow:decisions_total"] > 0
@@ -70,7 +77,8 @@ def test_the_openai_client_streams_from_a_server_that_preempts(server: Server) -
     assert last["tokenflow:host_blocks_total"] == HOST_BLOCKS
     assert last["tokenflow:host_blocks_used"] == last["tokenflow:buffered_tokens"] == 0
     assert last["tokenflow:plan_departures_total"] == last["tokenflow:policy_fallbacks_total"] == 0
-    assert seen
+    assert shown("host_blocks_used") > 0
+    assert shown("buffered_tokens") > 0
     for each in seen:
         streams = [each[f"tokenflow:streams[residency={home}]"] for home in HOMES]
         assert sum(streams) <= 12
