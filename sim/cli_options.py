@@ -151,15 +151,15 @@ class Asked(Drawn, Cut, Read):
         cut, drawn = self.cuts(), self.draws()
         if drawn and (cut or self.trace is not None):
             mine, other = next(iter(drawn)), "trace" if self.trace is not None else next(iter(cut))
-            raise BadInput(_name(mine), str(drawn[mine]), (
-                f"cannot be given together with {_name(other)}: a workload is read from a file or drawn, not both"))
+            raise BadInput(flag_name(mine), str(drawn[mine]), (
+                f"cannot be given together with {flag_name(other)}: a workload is read from a file or drawn, not both"))
         _, readers = self.readers()
         if self.trace is not None:
             trace = self.read(self.trace)
             return trace if readers is None else with_rates(trace, readers, self.seed)
         if cut:
             name = next(iter(cut))
-            raise BadInput(_name(name), str(cut[name]), "is for a trace from a file: give --trace FILE as well")
+            raise BadInput(flag_name(name), str(cut[name]), "is for a trace from a file: give --trace FILE as well")
         if self.num_prompts is None and self.workload is None:
             hint = ("--num-prompts N" if drawn
                     else "--trace FILE, --workload NAME, or --num-prompts N to draw one (with --request-rate R: Poisson)")
@@ -252,7 +252,7 @@ class Options(Asked):
         name = changed.pop("workload", None)
         if self.consume_rate == Options.consume_rate:
             del changed["consume_rate"]
-        return name and " ".join([name, *(f"{_name(flag)} {value}" for flag, value in changed.items())])
+        return name and " ".join([name, *(f"{flag_name(flag)} {value}" for flag, value in changed.items())])
 
     @property
     def target(self) -> Path | None:
@@ -332,7 +332,8 @@ def with_flags(command: Callable[[Any], int | None]) -> Callable[..., Job]:
 
     def flagged(**given: Any) -> Job:
         def job() -> int | None:
-            return command(kind(**{name: _read(name, value, hints[name]) for name, value in given.items() if value is not None}))
+            return command(kind(**{name: read_number(name, value, hints[name])
+                                   for name, value in given.items() if value is not None}))
         return job
 
     parameters = []
@@ -346,7 +347,7 @@ def with_flags(command: Callable[[Any], int | None]) -> Callable[..., Job]:
     return flagged
 
 
-def _read(field: str, value: Any, hint: Any) -> Any:
+def read_number(field: str, value: Any, hint: Any) -> Any:
     """The number that a text says, where the field is one."""
     if hint not in _NUMBERS:
         return value
@@ -354,8 +355,8 @@ def _read(field: str, value: Any, hint: Any) -> Any:
     try:
         return cells.whole(value) if _NUMBERS[hint] is int else cells.number(value)
     except ValueError as error:
-        raise BadInput(_name(field), cells.shown(value), str(error)) from None
+        raise BadInput(flag_name(field), cells.shown(value), str(error)) from None
 
 
-def _name(field: str) -> str:
+def flag_name(field: str) -> str:
     return "--" + field.replace("_", "-")

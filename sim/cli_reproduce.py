@@ -15,11 +15,12 @@ from traces import BadInput
 from . import saving
 from .cli_progress import Bar
 from .cli_tables import plain_console
+from .code_version import code_version
 from .plots import as_png, own_look
 from .reproduce import output, page
 from .reproduce.items import ITEMS, chosen
 from .reproduce.judging import Row
-from .reproduce.runs import Ledger, carry_out, code_version
+from .reproduce.runs import Ledger, carry_out
 from .reproduce.setups import How
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import sim.reproduce.kept
-from sim.reproduce.runs import LEDGER, Ledger, Run, carry_out, code_version, merged
+from sim.code_version import code_version
+from sim.reproduce.runs import LEDGER, Ledger, Run, carry_out, merged
 from traces import BadInput
 
 pytestmark = pytest.mark.unaudited

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
@@ -149,43 +147,17 @@ Done = Callable[[int, int, str], None]      #: runs finished, runs in all, which
 
 def carry_out(runs: Iterable[Run], ledger: Ledger, jobs: int, done: Done | None = None) -> Found:
     """Do what is not yet in the ledger, `jobs` at a time, long ones first."""
-    from joblib import Parallel, delayed
+    from ..jobs import each_done
+    from .kept import simulated
     wanted = merged(runs)
     missing = sorted((run for run in wanted if not ledger.has(run)), key=_long, reverse=True)
     finished = len(wanted) - len(missing)
-    with Parallel(n_jobs=min(jobs, max(len(missing), 1)), return_as="generator_unordered", pre_dispatch="2*n_jobs",
-                  batch_size=1) as parallel:
-        for index, values, cpu_s in parallel(delayed(_one)(i, run) for i, run in enumerate(missing)):
-            run = missing[index]
-            ledger.add(run, values, cpu_s)
-            finished += 1
-            if done:
-                done(finished, len(wanted), f"{run.workload} {run.policy}")
+    for run, (values, cpu_s) in each_done(simulated, missing, jobs):
+        ledger.add(run, values, cpu_s)
+        finished += 1
+        if done:
+            done(finished, len(wanted), f"{run.workload} {run.policy}")
     return Found({run.key: ledger.done[run.key]["values"] for run in wanted})
-
-
-def _one(index: int, run: Run) -> tuple[int, Values, float]:
-    from .kept import simulated
-    _leave_with_parent()
-    return index, *simulated(run)
-
-
-@cache
-def _leave_with_parent() -> None:
-    """A process that works for others ends when the one that started it does, whatever ended that one."""
-    parent = os.getppid()
-    if _is_worker():
-        def watch() -> None:
-            while os.getppid() == parent:
-                time.sleep(1.0)
-            os._exit(1)
-        threading.Thread(target=watch, daemon=True).start()
-
-
-def _is_worker() -> bool:
-    """Whether this process was started by joblib."""
-    import multiprocessing
-    return multiprocessing.current_process().name.startswith("Loky")
 
 
 def _long(run: Run) -> float:
@@ -193,13 +165,3 @@ def _long(run: Run) -> float:
     from ..workloads import workload
     asks = int(dict(run.requests).get("num_prompts", workload(run.workload).num_prompts))
     return asks * (20 if run.policy == "sglang-ratecap" else 4 if run.policy.startswith("andes") else 1)
-
-
-def code_version() -> str:
-    """A digest of the source of everything that a result depends on."""
-    root, digest = Path(__file__).parents[2], hashlib.sha256()
-    for package in ("policies", "sim", "traces"):
-        for file in sorted((root / package).rglob("*")):
-            if file.suffix in (".py", ".json") and not file.is_relative_to(root / "sim" / "reproduce" / "items"):
-                digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:16]
