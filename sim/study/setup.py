@@ -92,7 +92,7 @@ def simulated(options: RunOptions, trace: Trace | None = None, **more: Any) -> R
 def key(options: RunOptions, trace: Trace) -> str:
     """The same for the same simulation: flags, the contents of the files they name, this program's code."""
     flags = {name: value for name in FLAGS if (value := getattr(options, name)) is not None}
-    files = {name: _of_file(flags[name]) for name in ("hardware", "model") if name in flags}
+    files: dict[str, str] = {str(name): _of_file(flags[name]) for name in ("hardware", "model") if name in flags}
     content: dict[str, Any] = {"code": code_version(), "flags": flags, "trace": _of_trace(trace),
                                "policy": _of_policy(options.policy), **files}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
