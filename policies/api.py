@@ -31,6 +31,7 @@ class Residency:
 
 
 HOLDS_BLOCKS: Bools = np.array([False, True, False, True, True])
+_RESIDENT_SOON: Bools = np.array([False, True, False, True, False])
 
 
 class Event:
@@ -98,6 +99,7 @@ class View(NamedTuple):
     decode_s: float             #: GPU seconds spent in decode steps, since the start
     prefill_s: float
     cost: CostModel
+    held: Ints | None = None    #: `host_blocks`, where the engine has just counted them
 
     @property
     def read_until_s(self) -> Floats:
@@ -117,6 +119,13 @@ class View(NamedTuple):
         """
         slack: Floats = np.rint(np.maximum(self.read_until_s - self.now_s, 0.0) * 1e6) / 1e6
         return slack
+
+    @property
+    def host_blocks(self) -> Ints:
+        """Host blocks that each request holds while nothing is being written through."""
+        if self.held is not None:
+            return self.held
+        return host_blocks(self.residency >= Residency.HOST, self.computed_tokens, self.host_tokens, self.block_size)
 
     @property
     def buffered_tokens(self) -> Floats:
@@ -193,11 +202,9 @@ def decode_steps_that_fit(computed: Ints, free_blocks: int, block_size: int) -> 
     return int(taken.searchsorted(rest, side="right"))
 
 
-def host_blocks_held(view: View, rows: Ints | slice = slice(None)) -> Ints:
-    """Host blocks that these requests hold while nothing is being written through, one number each; by default all."""
-    away = view.residency[rows] >= Residency.HOST
-    kept = np.where(away, view.computed_tokens[rows], np.ceil(view.host_tokens[rows]).astype(np.int64))
-    return blocks_for(kept, view.block_size)
+def host_blocks(whole: Bools, computed_tokens: Ints, host_tokens: Floats, block_size: int) -> Ints:
+    """Host blocks that requests hold, one number each: for the `whole` of their KV, or for what has a copy."""
+    return blocks_for(np.where(whole, computed_tokens, np.ceil(host_tokens).astype(np.int64)), block_size)
 
 
 class Orders(NamedTuple):
@@ -289,7 +296,7 @@ def _check_host(view: View, plan: Plan, orders: Orders) -> None:
     """Copies are made of residents that stay or are offloaded, and fit the host pool for at least one step."""
     store, offload, forget, drop = orders.store, orders.offload, orders.forget, orders.drop
     at, bs = view.residency, view.block_size
-    coming = (at == Residency.GPU) | (at == Residency.LOADING)
+    coming = _RESIDENT_SOON[at]
     coming[orders.load] = True
     _each(coming[store], "only residents, and who comes back, are written through", plan.store, at[store])
     _each(at[forget] == Residency.GPU, "only residents' copies are forgotten", plan.forget, at[forget])
@@ -299,8 +306,9 @@ def _check_host(view: View, plan: Plan, orders: Orders) -> None:
     after[orders.decode] += 1
     after[orders.prefill] += orders.chunk
     growing = np.concatenate((store, offload))
-    need = int((blocks_for(after[growing], bs) - host_blocks_held(view, growing)).sum())
-    freed = sum(int(host_blocks_held(view, rows).sum()) for rows in (forget, drop) if len(rows))
+    held = view.host_blocks
+    need = int((blocks_for(after[growing], bs) - held[growing]).sum())
+    freed = sum(int(held[rows].sum()) for rows in (forget, drop) if len(rows))
     _within(need, view.host_free_blocks + freed, "host blocks")
 
 

@@ -6,7 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
-from .api import NOBODY, Bools, Floats, Ints, Plan, Residency, View, blocks_for, host_blocks_held
+from . import costs
+from .api import NOBODY, Bools, Floats, Ints, Plan, Residency, View, blocks_for
 
 
 class Scene:
@@ -152,9 +153,19 @@ class Scene:
         return leave, np.sort(holders[:enough])
 
     @cached_property
+    def load_s(self) -> Floats:
+        """tau_load of each request."""
+        return costs.load_s(self.view)
+
+    @cached_property
+    def evict_s(self) -> Floats:
+        """tau_evict of each request."""
+        return costs.evict_s(self.view)
+
+    @cached_property
     def held(self) -> Ints:
         """Host blocks that each request holds."""
-        return host_blocks_held(self.view)
+        return self.view.host_blocks
 
     @cached_property
     def host_room(self) -> int:

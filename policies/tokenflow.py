@@ -18,7 +18,6 @@ import numpy as np
 from .api import Bools, Event, Floats, Ints, Plan, View
 from .averages import Averages
 from .balance import fill, marginal_utility, printed_utility, token_value
-from .costs import evict_s, load_s
 from .scene import Scene, ascending
 
 
@@ -111,11 +110,11 @@ class TokenFlow:
 
     # ---- costs, as believed
 
-    def _away_s(self, view: View) -> Floats:
-        """What a preemption now costs a reader before it can go on: tau_evict + tau_load, or recomputation without offload."""
-        if self.offload:
-            return evict_s(view) + load_s(view)
-        return np.asarray(view.computed_tokens * self._learnt.prefill_token_s(view), np.float64)
+    def _safe_s(self, scene: Scene) -> Floats:
+        """mu (tau_evict + tau_load + tau_schedule), or with recomputation without offload: who has less to read is no victim."""
+        view = scene.view
+        away_s = scene.evict_s + scene.load_s if self.offload else view.computed_tokens * self._learnt.prefill_token_s(view)
+        return np.asarray(self.conservativeness * (away_s + self.interval_s), np.float64)
 
     # ---- bounds on admission
 
@@ -203,8 +202,7 @@ class TokenFlow:
     def _safe_victims(self, scene: Scene) -> list[int]:
         """Residents whose buffers outlast a round trip by far, fullest first; none younger than an interval."""
         view = scene.view
-        safe_s = self.conservativeness * (self._away_s(view) + self.interval_s)
-        rows = scene.staying(scene.ready)
+        rows, safe_s = scene.staying(scene.ready), self._safe_s(scene)
         rows = rows[(scene.slack_s[rows] >= safe_s[rows]) & (view.now_s - view.moved_s[rows] >= self.interval_s)]
         return ascending(rows, -scene.slack_s).tolist()     # type: ignore[no-any-return]
 
@@ -229,13 +227,13 @@ class TokenFlow:
         if len(scene.waiting) or scene.short > 0:
             return False
         members = scene.admitted.nonzero()[0]
-        return bool((scene.slack_s[members] >= self._critical_s(scene.view)[members]).all())
+        return bool((scene.slack_s[members] >= self._critical_s(scene, members)).all())
 
-    def _critical_s(self, view: View) -> Floats:
+    def _critical_s(self, scene: Scene, rows: Ints) -> Floats:
         """T_critical: a buffer that lasts no longer may displace anyone."""
         if self.critical_s is not None:
-            return np.full(len(view.id), self.critical_s)
-        return load_s(view) + self.interval_s
+            return np.full(len(rows), self.critical_s)
+        return scene.load_s[rows] + self.interval_s
 
     def _rebalance(self, scene: Scene, newcomers: list[int]) -> None:
         """Steps 2 and 3: rank the working set, and let the chosen absent displace the residents not chosen."""
@@ -252,18 +250,17 @@ class TokenFlow:
         view = scene.view
         if self.utility == "slack":
             return -scene.slack_s
-        coming_s = load_s(view)
         absent = np.zeros(len(view.id), np.bool_)
         absent[scene.away] = absent[scene.dropped] = True
         recompute_s = (view.prompt_tokens + view.output_tokens) * self._learnt.prefill_token_s(view)
-        overhead_s = np.where(absent, np.minimum(evict_s(view) + coming_s, recompute_s), 0.0)
+        overhead_s = np.where(absent, np.minimum(scene.evict_s + scene.load_s, recompute_s), 0.0)
         buffered = scene.slack_s * view.consumption_rate
         value = token_value(buffered, view.max_tokens)
         seqs = max(len(scene.ready), 1)
         speed = 1.0 / view.cost.step_s(seqs, float(view.computed_tokens[scene.ready].sum()), 0.0, seqs)
         if self.utility == "printed":
             return printed_utility(value, speed, self.interval_s, overhead_s, buffered, self.gamma)
-        return marginal_utility(value, speed, self.interval_s, overhead_s, scene.slack_s, coming_s, self.gamma)
+        return marginal_utility(value, speed, self.interval_s, overhead_s, scene.slack_s, scene.load_s, self.gamma)
 
     def _chosen(self, scene: Scene, utility: Floats, residents: Ints, newcomers: list[int]) -> Bools:
         """Marks of who should hold GPU memory for the next interval, shape (n,)."""
@@ -299,10 +296,10 @@ class TokenFlow:
             return
         wanted = ascending(wanted, -utility)
         needs, tokens = scene.whole_blocks_of(wanted).tolist(), view.computed_tokens[wanted].tolist()
-        urgent = (view.output_tokens[wanted] > 0) & (scene.slack_s[wanted] < self._critical_s(view)[wanted])
-        safe = scene.slack_s >= self.conservativeness * (self._away_s(view) + self.interval_s)
+        urgent = (view.output_tokens[wanted] > 0) & (scene.slack_s[wanted] < self._critical_s(scene, wanted))
         spare_rows = ascending(spare, utility)
-        spares = list(zip(spare_rows.tolist(), scene.blocks[spare_rows].tolist(), safe[spare_rows].tolist()))
+        safe = scene.slack_s[spare_rows] >= self._safe_s(scene)[spare_rows]
+        spares = list(zip(spare_rows.tolist(), scene.blocks[spare_rows].tolist(), safe.tolist()))
         io_tokens = self.io_share * self.interval_s / max(view.cost.load_s(1.0), 1e-12)
         io_tokens -= max(view.h2d_free_s - view.now_s, 0.0) / max(view.cost.load_s(1.0), 1e-12)
         free, seats, coming = scene.free, scene.seats, []
@@ -365,8 +362,11 @@ class TokenFlow:
             returners += [row for row in ascending(rest, scene.slack_s).tolist() if row not in chosen]
         again: list[int] = []
         reserve = len(scene.ready)
+        promised = [scene.whole_blocks(row) for row in coming.tolist() if not scene.admitted[row]]      # room made for newcomers
         for row in returners:
-            need, spared = scene.whole_blocks(row), 0 if row in chosen else reserve
+            need, spared = scene.whole_blocks(row), 0 if row in chosen else reserve + sum(promised)
+            if row not in chosen and scene.seats <= len(promised):
+                break
             if view.computed_tokens[row] == 0:
                 if scene.fits(need, spared):
                     scene.take(need)

@@ -198,11 +198,12 @@ def _view(m: Moment) -> str:
         if isinstance(value, np.ndarray):
             if value.flags.writeable:
                 return f"{name} is writable"
-            if not np.array_equal(value, getattr(q, name)[: q.n], equal_nan=value.dtype.kind == "f"):
+            real = kv.host_blocks() if name == "held" else getattr(q, name)[: q.n]
+            if not np.array_equal(value, real, equal_nan=value.dtype.kind == "f"):
                 return f"{name} {value.tolist()}"
     shown = (v.now_s, v.free_blocks, v.total_blocks, v.host_free_blocks, v.host_total_blocks)
-    real = (m.engine.env.now, kv.free, kv.total, kv.host_total - kv.host_held(), kv.host_total)
-    return "" if shown == real else f"shows {shown}, is {real}"
+    is_so = (m.engine.env.now, kv.free, kv.total, kv.host_total - kv.host_held(), kv.host_total)
+    return "" if shown == is_so else f"shows {shown}, is {is_so}"
 
 
 # ---- runs

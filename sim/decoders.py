@@ -109,8 +109,11 @@ class Decoders:
             self._takers[(steps - computed) % bs] += 1
             if q.rate_changes:
                 self.to_change = min(self.to_change, int(q.change_at[row]) - int(q.output_tokens[row]))
-        together = np.concatenate((self.rows, rows))
-        if (self.n and together[self.n] < together[self.n - 1]) or len(rows) > 1:
+        if len(rows) == 1:
+            at = int(self.rows.searchsorted(rows[0]))
+            together = np.concatenate((self.rows[:at], rows, self.rows[at:]))
+        else:
+            together = np.concatenate((self.rows, rows))
             together.sort()
         self._hold(together)
 

@@ -139,14 +139,14 @@ class Engine:
         until_s: Floats = self.requests.frozen()[1][3]
         return until_s
 
-    def view(self) -> View:
+    def view(self, held: Ints | None = None) -> View:
         q, m, kv, count = self.requests, self.machine, self.kv, self.count
         (id, prompt, output, most, computed, residency, preemptions, reader, *_), floats = q.frozen()
         arrival_s, host, rate, _, moved_s, priority, ttft_slo_s, tpot_slo_s, *_ = floats
         return View(self.env.now, id, arrival_s, prompt, output, most, computed, host, residency, rate, self._readers, preemptions,
                     moved_s, priority, ttft_slo_s, tpot_slo_s, reader, kv.free, kv.total, kv.host_free, kv.host_total, m.block_size,
                     m.max_seqs, m.max_step_tokens, self.h2d.free_s, self.d2h.free_s, count.decode_steps, count.prefill_steps,
-                    count.decode_tokens, count.prefill_tokens, count.decode_s, count.prefill_s, self.beliefs)
+                    count.decode_tokens, count.prefill_tokens, count.decode_s, count.prefill_s, self.beliefs, held)
 
     def _decide(self) -> None:
         self.happened = 0
@@ -159,10 +159,12 @@ class Engine:
         if self._idle_decisions > _PATIENCE:
             raise Wedged.at(self.policy, self.env.now, q.n, f"{_PATIENCE} decisions in a row ran no step")
         self.settle()
+        held = None
         if self.copies.n:
             self.copies.become(NOBODY)
-            self.kv.recount_host()
-        view = self.view()
+            held = self.kv.recount_host()
+            held.flags.writeable = False
+        view = self.view(held)
         try:
             plan = self.policy.plan(view)
         except FAULTS as error:

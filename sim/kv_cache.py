@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from policies.api import HOLDS_BLOCKS, Bools, Residency, blocks_for
+from policies.api import HOLDS_BLOCKS, Bools, Ints, Residency, blocks_for, host_blocks
 
 from .machine import Machine
 from .requests import Requests
@@ -37,14 +35,19 @@ class KVCache:
         blocks = blocks_for(q.computed_tokens[:n], self.block_size)
         return int(blocks[HOLDS_BLOCKS[q.residency[:n]]].sum()) + self.orphaned
 
-    def host_held(self, storing: Bools | None = None) -> int:
-        """Host blocks held: of the whole KV by who is away or being written through (`storing`, shape (n,)), else of the copy."""
+    def host_blocks(self, storing: Bools | None = None) -> Ints:
+        """Host blocks of each row: for the whole KV of who is away or is written through (`storing`, marks), else for the copy."""
         q, n = self._requests, self._requests.n
         whole = q.residency[:n] >= Residency.HOST
         if storing is not None:
-            whole = whole | storing
-        tokens = np.where(whole, q.computed_tokens[:n], np.ceil(q.host_tokens[:n]).astype(np.int64))
-        return int(blocks_for(tokens, self.block_size).sum())
+            whole |= storing
+        return host_blocks(whole, q.computed_tokens[:n], q.host_tokens[:n], self.block_size)
 
-    def recount_host(self, storing: Bools | None = None) -> None:
-        self.host_free = self.host_total - self.host_held(storing)
+    def host_held(self, storing: Bools | None = None) -> int:
+        return int(self.host_blocks(storing).sum())
+
+    def recount_host(self, storing: Bools | None = None) -> Ints:
+        """Count the free blocks anew; returns `host_blocks`."""
+        held = self.host_blocks(storing)
+        self.host_free = self.host_total - int(held.sum())
+        return held

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import simpy
 
-from policies.api import NOBODY, Event, Ints, Plan, Policy, Residency, View, blocks_for, host_blocks_held
+from policies.api import NOBODY, Event, Ints, Plan, Policy, Residency, View, blocks_for
 from sim.beliefs import Beliefs
 from sim.engine import Engine
 from sim.errors import Wedged
@@ -199,7 +199,7 @@ class Rotate:
                 budget -= chunk
         crowded = bool(waits.any()) and not load and not prefill and not in_flight
         rich = decode[view.slack_s[decode] >= self.rich_s][::-1][: 1 + len(decode) // 4] if crowded else decode[:0]
-        host = view.host_free_blocks - (blocks_for(view.computed_tokens[rich], bs) - host_blocks_held(view)[rich]).cumsum()
+        host = view.host_free_blocks - (blocks_for(view.computed_tokens[rich], bs) - view.host_blocks[rich]).cumsum()
         leave = rich[host >= 0]
         stay = decode[~np.isin(decode, leave)]
         stuck = not len(stay) and not prefill and not load and not len(leave) and not in_flight
@@ -212,5 +212,5 @@ class Rotate:
 
     @staticmethod
     def _store(view: View, rows: Ints, room: int) -> Ints:
-        need = blocks_for(view.computed_tokens[rows] + 1, view.block_size) - host_blocks_held(view)[rows]
+        need = blocks_for(view.computed_tokens[rows] + 1, view.block_size) - view.host_blocks[rows]
         return rows[need.cumsum() <= room]

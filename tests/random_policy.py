@@ -10,7 +10,7 @@ from math import inf
 
 import numpy as np
 
-from policies.api import HOLDS_BLOCKS, Event, Ints, Plan, Residency, View, blocks_for, host_blocks_held
+from policies.api import HOLDS_BLOCKS, Event, Ints, Plan, Residency, View, blocks_for
 
 
 @dataclass
@@ -51,7 +51,7 @@ class _Draw:
         self.at, self.left = view.residency, view.remaining_tokens.tolist()
         self.kv = view.computed_tokens.tolist()
         self.blocks = blocks_for(view.computed_tokens, view.block_size).tolist()
-        self.copies = host_blocks_held(view).tolist()
+        self.copies = view.host_blocks.tolist()
         self.free, self.host_free = view.free_blocks, view.host_free_blocks
         self.seats = view.max_seqs - int(np.count_nonzero(HOLDS_BLOCKS[view.residency]))
         self.tokens = view.max_step_tokens

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from policies.api import Event, Ints, Plan, Residency, View, blocks_for, host_blocks_held
+from policies.api import Event, Ints, Plan, Residency, View, blocks_for
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Rotate:
             else:
                 continue
             free, seats = free - need, seats - (at[row] != Residency.GPU)
-        held = host_blocks_held(view)
+        held = view.host_blocks
         poor = view.host_free_blocks < self.forget_below * view.host_total_blocks
         forget = stay[view.host_tokens[stay] > 0][:2] if poor else stay[:0]
         room = view.host_free_blocks - int((blocks_for(view.computed_tokens[leave], bs) - held[leave]).sum())
@@ -72,7 +72,7 @@ class Rotate:
             return here[:0], here[:0]
         rich = here[::-1][:2]
         rich = rich[(view.slack_s[rich] >= self.rich_s) | (takes > view.free_blocks)]
-        need = blocks_for(view.computed_tokens[rich], view.block_size) - host_blocks_held(view)[rich]
+        need = blocks_for(view.computed_tokens[rich], view.block_size) - view.host_blocks[rich]
         fits = need.cumsum() <= view.host_free_blocks
         return rich[fits], rich[~fits & (takes > view.free_blocks)]
 
