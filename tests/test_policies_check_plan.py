@@ -36,7 +36,8 @@ def view(rows: list[tuple[int, int, int, int, float]], **scalars: Any) -> View:
                "moved_s": np.zeros(n), "priority": np.ones(n), "ttft_slo_s": np.full(n, nan), "tpot_slo_s": np.full(n, nan),
                "reader": np.ones(n, np.int64)}
     numbers = dict.fromkeys(View._fields, 0) | {"now_s": 8.0, "free_blocks": 20, "host_free_blocks": 20, "block_size": BS,
-                                                   "max_seqs": 64, "max_step_tokens": 256, "cost": Beliefs(machine(latency=FAST)), "held": None}
+                                                   "max_seqs": 64, "max_step_tokens": 256, "cost": Beliefs(machine(latency=FAST)),
+                                                   "held": None}
     v = View(**(numbers | columns | scalars))
     return v._replace(total_blocks=held + v.free_blocks, host_total_blocks=copies + v.host_free_blocks)
 
