@@ -12,8 +12,9 @@ from .compare_page import page
 from .compare_plots import draw
 from .compare_text import text
 from .comparison import Comparison, comparison, facts
+from .overview_plot import overview
 
-PAGE, FACTS = "compare.html", "compare.json"
+PAGE, FACTS, OVERVIEW = "compare.html", "compare.json", "overview.png"
 
 
 def compare(simulated: Path, measured: Sequence[Path], output: Path | None) -> None:
@@ -29,6 +30,7 @@ def compare(simulated: Path, measured: Sequence[Path], output: Path | None) -> N
         print(output / PAGE)
 
 
-def files(found: Comparison) -> dict[str, str]:
+def files(found: Comparison) -> dict[str, str | bytes]:
     """By name."""
-    return {FACTS: as_json(facts(found)), PAGE: page(found, draw(found))}
+    first = overview(found)
+    return {FACTS: as_json(facts(found)), PAGE: page(found, [first, *draw(found)]), OVERVIEW: first.png}

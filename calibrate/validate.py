@@ -273,6 +273,6 @@ def _compared(asked: ValidateOptions, stages: Stages, met: Sequence[Condition], 
              f"{requests}; what makes this worth something, as predicted:", *(f"  {each}" for each in met), "", text(found)]
     told["validation.txt"] = "\n".join(lines) + "\n"
     for name, content in told.items():
-        (folder / name).write_text(content, encoding="utf-8")
+        (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
     print("\n".join(lines))
     print(folder / PAGE)

@@ -127,12 +127,13 @@ def test_the_page_stands_alone() -> None:
     text = Path("out/compare.html").read_text()
     page = _Page()
     page.feed(text)
-    assert page.tags.count("img") == 5      # TTFT, TPOT, rebuffering, first tokens, tokens; the replay kept no time line
+    assert page.tags.count("img") == 6      # at a glance, TTFT, TPOT, rebuffering, first tokens, tokens; the replay kept no time line
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert not {"script", "link", "iframe"} & set(page.tags)
     assert 'name="viewport"' in text
     assert "emulated link" in text
     assert "NOT OK" in text or ": ok" in text
+    assert Path("out/overview.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_simulation_without_lists_does_without_the_tokens() -> None:
@@ -140,7 +141,7 @@ def test_a_simulation_without_lists_does_without_the_tokens() -> None:
     played = made(_three(), Made())
     result(_three(), played).save(Path("real"), detailed=True)
     compared("sim", "real")
-    assert Path("out/compare.html").read_text().count("<img ") == 4
+    assert Path("out/compare.html").read_text().count("<img ") == 5
 
 
 def _three() -> Trace:
