@@ -127,7 +127,7 @@ def test_the_page_stands_alone() -> None:
     text = Path("out/compare.html").read_text()
     page = _Page()
     page.feed(text)
-    assert page.tags.count("img") == 6      # at a glance, TTFT, TPOT, rebuffering, first tokens, tokens; the replay kept no time line
+    assert page.tags.count("img") == 6      # at a glance, TTFT, TPOT, rebuffering, first tokens, tokens: no time line was kept
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert not {"script", "link", "iframe"} & set(page.tags)
     assert 'name="viewport"' in text
