@@ -1,4 +1,4 @@
-"""`tokenflow sweep`: many simulations from one file, with intervals over seeds. What is stored survives whatever ends the command."""
+"""`tokenflow sweep`: many simulations from one file, with intervals over seeds. What is stored survives whatever ends it."""
 
 from __future__ import annotations
 

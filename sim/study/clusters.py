@@ -38,14 +38,13 @@ def workers(backend: str, address: str | None, jobs: int | None, cores: int) -> 
         yield cores if jobs is None else jobs
         return
     from joblib import parallel_config
-    with (_ray if backend == "ray" else _dask)(address, jobs) as (name, there):
-        with parallel_config(backend=name):
-            yield there if jobs is None else jobs
+    with (_ray if backend == "ray" else _dask)(address, jobs) as (name, there), parallel_config(backend=name):
+        yield there if jobs is None else jobs
 
 
 @contextmanager
 def _ray(address: str | None, jobs: int | None) -> Iterator[tuple[str, int]]:
-    import ray
+    import ray as untyped
     from joblib import register_parallel_backend
     from ray.util.joblib.ray_backend import RayBackend
 
@@ -54,6 +53,7 @@ def _ray(address: str | None, jobs: int | None) -> Iterator[tuple[str, int]]:
 
         supports_return_generator = True
 
+    ray: Any = untyped
     mine = not ray.is_initialized()
     if mine:
         try:
@@ -71,7 +71,8 @@ def _ray(address: str | None, jobs: int | None) -> Iterator[tuple[str, int]]:
 @contextmanager
 def _dask(address: str | None, jobs: int | None) -> Iterator[tuple[str, int]]:
     import dask
-    import distributed
+    import distributed as untyped
+    distributed: Any = untyped
     given = address or dask.config.get("scheduler-address", None)
     client: Any = None
     try:

@@ -19,6 +19,8 @@ from .study import Choice, Flags, Hypercube, Study
 #: columns whose values say by themselves what they are
 _SELF_TOLD = ("policy", "hardware", "model", "workload", "arrival", "trace")
 
+_ARGUMENT = "policy_arg."
+
 
 @dataclass(frozen=True)
 class Combination:
@@ -32,8 +34,8 @@ class Combination:
 
     def options(self, where: str, seed: int) -> RunOptions:
         """Its flags as `tokenflow run` has them."""
-        arguments = {name.removeprefix("policy_arg."): value for name, value in self.flags.items() if name.startswith("policy_arg.")}
-        plain = {name: value for name, value in self.flags.items() if not name.startswith("policy_arg.")}
+        arguments = {name.removeprefix(_ARGUMENT): value for name, value in self.flags.items() if name.startswith(_ARGUMENT)}
+        plain = {name: value for name, value in self.flags.items() if not name.startswith(_ARGUMENT)}
         return setup(where, plain | ({"policy_arg": arguments} if arguments else {}) | {"seed": seed})
 
 

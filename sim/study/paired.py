@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ..intervals import Estimate, estimate
 from ..ledger import Entry
 from .design import Combination
 from .plan import Plan
-from .summary import Columns, by_combination, facts, metrics
+from .summary import Columns, Facts, by_combination, facts, metrics
 
 _COLUMNS = ("combination", "baseline", "metric", "pairs", "difference", "difference_ci95", "ratio", "ratio_ci95")
 
@@ -44,7 +43,7 @@ def table(plan: Plan, done: Mapping[str, Entry]) -> Columns:
     return columns
 
 
-def _pairs(values: Mapping[int, Mapping[str, Any]], bases: Mapping[int, Mapping[str, Any]], metric: str) -> list[tuple[float, float]]:
+def _pairs(values: Mapping[int, Facts], bases: Mapping[int, Facts], metric: str) -> list[tuple[float, float]]:
     """Of the seeds on which both came to an end."""
     both = [(values[seed].get(metric), bases[seed].get(metric)) for seed in values if seed in bases]
     return [(value, base) for value, base in both if isinstance(value, int | float) and isinstance(base, int | float)]

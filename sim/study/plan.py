@@ -68,11 +68,11 @@ def plan(study: Study) -> Plan:
         except BadInput as error:
             impossible.append((combination, error))
     if impossible:
-        combination, error = impossible[0]
+        combination, first = impossible[0]
         others = f", and so are {len(impossible) - 1} others" if len(impossible) > 2 else (
             ", and so is another" if len(impossible) == 2 else "")
-        where = error.where if error.where.startswith(study.where) else f"{study.where}: {error.where}"
-        raise BadInput(error.what, where, f"{error.why} (combination {combination}{others})" if combination.labels else error.why)
+        why = f"{first.why} (combination {combination}{others})" if combination.labels else first.why
+        raise BadInput(first.what, first.where, why)
     return Plan(study, tuple(found), tuple(runs), alike)
 
 
@@ -83,8 +83,9 @@ class _Traces:
         self._known: dict[tuple[Any, ...], Trace] = {}
 
     def of(self, options: RunOptions) -> Trace:
-        return _once(self._known, tuple(getattr(options, name) for name in _OF_REQUESTS if name != "seed" or _random(options)),
-                     options.requests)
+        of = tuple(getattr(options, name) for name in _OF_REQUESTS if name != "seed" or _random(options))
+        found: Trace = _once(self._known, of, options.requests)
+        return found
 
 
 def _random(options: Asked) -> bool:

@@ -40,23 +40,34 @@ def more_is_better(metric: str) -> bool:
 
 
 def pareto(study: StudyResult, x: str, y: str, axes: Axes | None = None) -> Axes:
-    """A point per combination, its intervals as bars. Colour and marker tell the first axis apart, a line joins those points that
-    no other beats in both metrics."""
+    """A point per combination, its intervals as bars. Colour and marker tell the first axis apart; of those that differ in nothing
+    else, a dashed line joins the points that no other beats in both metrics."""
     axes, table = _axes(axes), _known(study, x, y)
-    group = _first(study, table)
-    for label, look in styles(dict.fromkeys(group)).items():
-        own = table[[each == label for each in group]]
-        (at_x, half_x), (at_y, half_y) = _values(own, x), _values(own, y)
-        axes.errorbar(at_x, at_y, xerr=half_x, yerr=half_y, label=label, color=look["color"], marker=look["marker"], linestyle="none",
-                      markersize=7, markeredgecolor=_INK, markeredgewidth=0.6, capsize=2, elinewidth=0.8)
+    group, rest = _first(study, table), _rest(study, table)
     at_x, at_y = _values(table, x)[0], _values(table, y)[0]
-    front = pareto_front(at_x, at_y, more_is_better(x), more_is_better(y))
-    axes.plot(at_x[front], at_y[front], color=_INK, linestyle="--", linewidth=1, zorder=0.5, label="best compromises")
-    for name, at, scale in ((x, at_x, axes.set_xscale), (y, at_y, axes.set_yscale)):
-        if len(at) and at.min() > 0 and at.max() > 30 * at.min():
+    for n, (label, look) in enumerate(styles(dict.fromkeys(group)).items()):
+        own = table[[each == label for each in group]]
+        (own_x, half_x), (own_y, half_y) = _values(own, x), _values(own, y)
+        axes.errorbar(own_x, own_y, xerr=half_x, yerr=half_y, label=label, color=look["color"], marker=look["marker"],
+                      linestyle="none", markersize=max(10 - 1.5 * n, 4), markeredgecolor="white", markeredgewidth=0.5, capsize=2,
+                      elinewidth=0.8)     # each smaller than the one before, so that both are seen where one lies on the other
+    several, joined = len(set(rest)) > 1, False
+    for name in dict.fromkeys(rest):
+        mine = [i for i, each in enumerate(rest) if each == name]
+        front = [mine[i] for i in pareto_front(at_x[mine], at_y[mine], more_is_better(x), more_is_better(y))]
+        axes.plot(at_x[front], at_y[front], color=_INK, linestyle="--", linewidth=1, zorder=0.5,
+                  label="best compromises" if len(front) > 1 and not joined else None)
+        joined = joined or len(front) > 1
+        if several and front:
+            axes.annotate(name, (at_x[front[-1]], at_y[front[-1]]), xytext=(0, 9), textcoords="offset points", ha="center",
+                          fontsize=7, parse_math=False, bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5})
+    for name, at, axis, scale in ((x, at_x, axes.xaxis, axes.set_xscale), (y, at_y, axes.yaxis, axes.set_yscale)):
+        log = _wide(at)
+        if log:
             scale("log")
-        said = _said(name) + (f" ({'more' if more_is_better(name) else 'less'} is better)")
-        (axes.set_xlabel if name == x else axes.set_ylabel)(said)
+            axis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_label_text(_with_direction(name, log))
+    axes.margins(0.1)
     _legend(axes)
     return axes
 
@@ -86,40 +97,58 @@ def bars_or_lines(study: StudyResult, metric: str, axes: Axes | None = None) -> 
 
 def _lines(axes: Axes, study: StudyResult, table: DataFrame, over: str, metric: str) -> None:
     others = [name for name in study.axes if name != over and table[name].dtype.kind not in "f"]
-    group = [" · ".join(str(row[name]) for name in others if row[name] == row[name]) or study.name for row in table.to_dict("records")]
+    group = [" · ".join(str(row[name]) for name in others if row[name] == row[name]) or study.name
+             for row in table.to_dict("records")]
     for label, look in styles(dict.fromkeys(group)).items():
         own = table[[each == label for each in group]].sort_values(over)
         mean, half = _values(own, metric)
         axes.errorbar(own[over], mean, yerr=half, label=label, capsize=2, elinewidth=0.8, **look)
     axes.set_xlabel(_of_axis(over))
-    axes.set_ylabel(_said(metric))
+    axes.set_ylabel(titled(metric)[0])
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
 
 
 def _bars(axes: Axes, study: StudyResult, table: DataFrame, metric: str) -> None:
-    """Lying, so that names have room: a group per combination of the other axes, in it a bar per value of the first."""
-    group = _first(study, table)
-    rest = [" · ".join(str(row[name]) for name in study.axes[1:] if row[name] == row[name]) for row in table.to_dict("records")]
+    """Lying, so that names have room: a group per combination of the other axes, in it a bar per value of the first. Where values
+    are of different orders of magnitude, marks on a logarithmic axis."""
+    group, rest = _first(study, table), _rest(study, table)
     places, looks = {name: i for i, name in enumerate(dict.fromkeys(rest))}, styles(dict.fromkeys(group))
-    height = 0.84 / len(looks)
+    height, log = 0.84 / len(looks), _wide(_values(table, metric)[0])
     for n, ((label, look), hatch) in enumerate(zip(looks.items(), cycle(_HATCHES))):
         own = [each == label for each in group]
         mean, half = _values(table[own], metric)
         at = [places[name] + (n - (len(looks) - 1) / 2) * height for name, mine in zip(rest, own) if mine]
-        axes.barh(at, mean, height * 0.92, xerr=half, label=label, color=look["color"], edgecolor="white", hatch=hatch,
-                  error_kw={"elinewidth": 0.9, "capsize": 2, "ecolor": _INK})
+        if log:
+            axes.errorbar(mean, at, xerr=half, label=label, color=look["color"], marker=look["marker"], linestyle="none", capsize=2)
+        else:
+            axes.barh(at, mean, height * 0.92, xerr=half, label=label, color=look["color"], edgecolor="white", hatch=hatch,
+                      error_kw={"elinewidth": 0.9, "capsize": 2, "ecolor": _INK})
     axes.set_yticks(list(places.values()), list(places), parse_math=False)
     axes.invert_yaxis()
-    if (table[metric] >= 0).all():
+    if log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    elif (table[metric] >= 0).all():
         axes.set_xlim(left=0)
-    axes.set_xlabel(f"{_said(metric)} ({'more' if more_is_better(metric) else 'less'} is better)")
+    axes.set_xlabel(_with_direction(metric, log))
+
+
+def _with_direction(metric: str, log: bool) -> str:
+    return f"{titled(metric)[0]} ({'log scale; ' if log else ''}{'more' if more_is_better(metric) else 'less'} is better)"
+
+
+def _wide(values: Any) -> bool:
+    """Whether they span orders of magnitude."""
+    return bool(len(values) and values.min() > 0 and values.max() > 30 * values.min())
 
 
 def _axes(given: Axes | None) -> Axes:
     if given is not None:
         return given
     from matplotlib import pyplot
-    return pyplot.subplots(layout="constrained")[1]
+    made: Axes = pyplot.subplots(layout="constrained")[1]
+    return made
 
 
 def _known(study: StudyResult, *metrics: str) -> DataFrame:
@@ -135,14 +164,15 @@ def _first(study: StudyResult, table: DataFrame) -> list[str]:
     return [str(each) for each in table[study.axes[0]]] if study.axes else [study.name] * len(table)
 
 
+def _rest(study: StudyResult, table: DataFrame) -> list[str]:
+    """What the other axes say."""
+    return [" · ".join(str(row[name]) for name in study.axes[1:] if row[name] == row[name]) for row in table.to_dict("records")]
+
+
 def _values(table: DataFrame, metric: str) -> tuple[Any, Any]:
     """Means and half widths, in the unit of the axis."""
     scale = titled(metric)[1]
     return table[metric].to_numpy(float) * scale, np.nan_to_num(table[metric + CI].to_numpy(float)) * scale
-
-
-def _said(metric: str) -> str:
-    return titled(metric)[0]
 
 
 #: units of flags that are numbers
@@ -159,7 +189,7 @@ def _of_axis(name: str) -> str:
 
 def _legend(axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    legend = axes.figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 3 if max(map(len, labels)) < 18 else 2),
-                                frameon=False, fontsize="small")
+    columns = min(len(labels), 3 if max(map(len, labels)) < 18 else 2)
+    legend = axes.figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False, fontsize="small")
     for text in legend.get_texts():
         text.set_parse_math(False)

@@ -101,8 +101,8 @@ class StudyResult:
             f"<tr><th style='text-align:left'>{escape(str(row['combination']))}</th><td>{row['runs']}</td>"
             + "".join(f"<td>{_cell(row, metric)}</td>" for metric in shown) + "</tr>" for row in self.summary.to_dict("records"))
         failed = f"; {len(self.failures)} failed" if len(self.failures) else ""
-        return (f"<p><b>{escape(self.name)}</b>: {len(self.summary)} combinations, {len(self.runs)} runs{failed}. Means over seeds ± "
-                f"half the 95 % interval.</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+        return (f"<p><b>{escape(self.name)}</b>: {len(self.summary)} combinations, {len(self.runs)} runs{failed}. Means over seeds "
+                f"± half the 95 % interval.</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
 
     def _table(self, name: str) -> DataFrame:
         from pandas import DataFrame, read_csv

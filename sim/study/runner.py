@@ -17,7 +17,7 @@ Done = Callable[[int, int], None]       #: runs finished, runs in all
 
 
 def missing(plan: Plan, ledger: Ledger) -> list[Run]:
-    """Runs without a result, failed ones among them, each simulation once; long ones first, so that none is left alone at the end."""
+    """Runs without a result, failed ones among them, each once; long ones first, so that none is left alone at the end."""
     once = {run.key: run for run in plan.runs if "facts" not in ledger.done.get(run.key, ())}
     return sorted(once.values(), key=_long, reverse=True)
 

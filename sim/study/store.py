@@ -38,11 +38,8 @@ def stored(folder: Path, resume: bool) -> Ledger:
     """What the directory holds of earlier runs. BadInput when it may not be used; nothing is written."""
     try:
         held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        taken = not folder.is_dir() and os.path.lexists(folder)
     except OSError as error:
         raise BadInput("output directory", str(folder), f"cannot be read: {(error.strerror or '').lower()}") from error
-    if taken:
-        raise BadInput("output directory", str(folder), "is a file")
     held = {name for name in held if name != _LOCK and not name.endswith(".partial")}
     if held and not resume:
         raise BadInput("output directory", str(folder), (
@@ -55,6 +52,8 @@ def stored(folder: Path, resume: bool) -> Ledger:
 @contextmanager
 def opened(folder: Path, plan: Plan, resume: bool) -> Iterator[Ledger]:
     """The store, for this process alone until it leaves. Runs that the study does not have are never dropped: BadInput."""
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise BadInput("output directory", str(folder), "is a file")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

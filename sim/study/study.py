@@ -108,7 +108,8 @@ def _study(where: str, given: Any, text: bytes) -> Study:
     if given.get("list") is not None:
         parts.append(_listed(where, given["list"]))
     cube = None if given.get("latin_hypercube") is None else _hypercube(where, given["latin_hypercube"])
-    found = Study(str(given.get("name") or Path(where).stem), base, tuple(parts), cube, _seeds(where, given.get("seeds")), where, text)
+    name, seeds = str(given.get("name") or Path(where).stem), _seeds(where, given.get("seeds"))
+    found = Study(name, base, tuple(parts), cube, seeds, where, text)
     _apart(found)
     return found
 
@@ -192,7 +193,8 @@ def _hypercube(where: str, given: Any) -> Hypercube:
     ranges = {}
     for name, said in _mapping(where, f"{part}: ranges", given.get("ranges")).items():
         shown = f"{part}: {name}"
-        low, high, *scale = said if isinstance(said, list) and len(said) in (2, 3) else [None, None]
+        ends: list[Any] = said if isinstance(said, list) and len(said) in (2, 3) else [None, None]
+        low, high, *scale = ends
         if not (_number(low) and _number(high)) or scale not in ([], ["log"], ["linear"]):
             raise BadInput(where, shown, f"must be [LOW, HIGH] or [LOW, HIGH, log], not {cells.shown(said)}")
         if not low < high or (scale == ["log"] and low <= 0):

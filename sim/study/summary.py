@@ -28,9 +28,11 @@ def metrics(facts: Iterable[Facts]) -> list[str]:
 
 def of_runs(plan: Plan, done: Mapping[str, Entry]) -> Columns:
     """Axes, seed and key, then everything that run.json has; what the axes say is not said again."""
-    rows = [dict.fromkeys(plan.columns) | dict(run.combination.labels) | {"seed": run.seed, "key": run.key}
-            for run in plan.runs if "facts" in done[run.key]]
-    rows = [row | {name: value for name, value in done[row["key"]]["facts"].items() if name not in row} for row in rows]
+    rows: list[dict[str, Any]] = []
+    for run in plan.runs:
+        if told := done[run.key].get("facts"):
+            row = dict.fromkeys(plan.columns) | dict(run.combination.labels) | {"seed": run.seed, "key": run.key}
+            rows.append(row | {name: value for name, value in told.items() if name not in row})
     first = dict.fromkeys([*plan.columns, "seed", "key"])
     return _columns(rows, first)
 

@@ -35,4 +35,5 @@ def row(run: Run, entry: Entry, number: int) -> dict[str, Any]:
     make infinitely many."""
     told = {name: value for name, value in entry["facts"].items() if not (name == "request_rate" and value == "inf")}
     varied = {name: value for name, value in run.combination.labels.items() if value is not None}
-    return told | {"max_concurrent_requests": entry["max_concurrent_requests"], "tensor_parallel_size": 1, "run_number": number} | varied
+    users = {"max_concurrent_requests": entry["max_concurrent_requests"], "tensor_parallel_size": 1, "run_number": number}
+    return told | users | varied
