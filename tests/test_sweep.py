@@ -1,4 +1,4 @@
-"""A study's runs are those of `tokenflow run`; its tables are what follows from them, and the same bytes whatever happened on the way."""
+"""A study's runs are those of `tokenflow run`; its tables follow from them, and are the same bytes whatever happened on the way."""
 
 from __future__ import annotations
 
@@ -90,7 +90,8 @@ def test_a_list_multiplies_with_axes() -> None:
 def test_arguments_of_the_policy_are_an_axis_like_any_other() -> None:
     made = combinations(read_study({"base": REQUESTS | {"policy": "tokenflow", "policy_arg": {"offload": False}},
                                     "axes": {"policy_arg.interval_s": [0.1, 0.5]}}))
-    assert [each.options("s", 1).policy_arg for each in made] == [["offload=false", "interval_s=0.1"], ["offload=false", "interval_s=0.5"]]
+    assert [each.options("s", 1).policy_arg for each in made] == [
+        ["offload=false", "interval_s=0.1"], ["offload=false", "interval_s=0.5"]]
 
 
 def test_a_latin_hypercube_has_one_sample_in_every_part_of_every_range() -> None:

@@ -40,7 +40,8 @@ BAD = [
     (f"base: {{{SMALL}}}\naxes: {{hardware: h200}}", r"s.yaml: axes: hardware: must be a list of values.* not 'h200'"),
     (f"base: {{{SMALL}}}\naxes: {{hardware: []}}", r"s.yaml: axes: hardware: must be a list of values"),
     (f"base: {{{SMALL}}}\naxes: {{hardware: [h200, h200]}}", r"s.yaml: axes: hardware: holds h200 twice"),
-    (f"base: {{{SMALL}}}\naxes: {{load: {{a: {{request_rte: 3}}}}}}", r"s.yaml: request_rte: unknown; did you mean 'request_rate'\?"),
+    (f"base: {{{SMALL}}}\naxes: {{load: {{a: {{request_rte: 3}}}}}}",
+     r"s.yaml: request_rte: unknown; did you mean 'request_rate'\?"),
     (f"base: {{{SMALL}}}\naxes: {{runs: {{a: {{link: 3}}}}}}", r"s.yaml: axes: runs: is a column of every result"),
     (f"base: {{{SMALL}}}\naxes: {{link: [3], load: {{a: {{link: 4}}}}}}", r"s.yaml: link: is set twice .*by link and by load"),
     (f"base: {{{SMALL}}}\nlist: 3", r"s.yaml: list: must be a list of flags by name, not 3"),
@@ -105,7 +106,7 @@ def test_a_bad_study(study: str, line: str, inside: Path, capsys: pytest.Capture
     ("none.yaml -o out", r"study: none.yaml: cannot be read: no such file"),
     (". -o out", r"study: \.: cannot be read: is a directory"),
     ("s.yaml -o taken", r"output directory: taken: is not empty; results are never overwritten"),
-    ("s.yaml -o taken --resume", r"--resume: taken: holds something else than a study"),
+    ("s.yaml -o taken --resume", r"output directory: taken: holds something else than a study"),
     ("s.yaml -o s.yaml", r"output directory: s.yaml: is a file"),
     ("s.yaml -o s.yaml/x", r"output directory: s.yaml/x: cannot be written: not a directory"),
     ("s.yaml --resume", r"--resume: command line: says of no directory what to resume"),
@@ -125,7 +126,8 @@ def test_a_bad_command(words: str, line: str, inside: Path, capsys: pytest.Captu
     assert os.listdir("taken") == ["file"]
 
 
-def test_a_backend_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_backend_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch,
+                                                         capsys: pytest.CaptureFixture[str]) -> None:
     Path("s.yaml").write_text(GOOD)
     monkeypatch.setattr("sim.study.clusters.find_spec", lambda name: None)
     assert "--backend: ray: is not installed: pip install 'tokenflow-lab[ray]'" in line_of("s.yaml -o out --backend ray", capsys)
@@ -167,7 +169,8 @@ def test_finished_results_are_not_overwritten(done: dict[str, bytes], capsys: py
 
 def test_another_study_loses_no_runs(done: dict[str, bytes], capsys: pytest.CaptureFixture[str]) -> None:
     Path("s.yaml").write_text(GOOD.replace("sglang", "tokenflow"))
-    assert "holds 2 of its 4 runs for another study than this one; begin anew elsewhere" in line_of("s.yaml -o out --resume", capsys)
+    err = line_of("s.yaml -o out --resume", capsys)
+    assert "holds 2 of its 4 runs for another study than this one; begin anew elsewhere" in err
     assert files("out") == done
 
 

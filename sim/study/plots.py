@@ -42,7 +42,7 @@ def more_is_better(metric: str) -> bool:
 def pareto(study: StudyResult, x: str, y: str, axes: Axes | None = None) -> Axes:
     """A point per combination, its intervals as bars. Colour and marker tell the first axis apart; of those that differ in nothing
     else, a dashed line joins the points that no other beats in both metrics."""
-    axes, table = _axes(axes), _known(study, x, y)
+    own_figure, axes, table = axes is None, _axes(axes), _known(study, x, y)
     group, rest = _first(study, table), _rest(study, table)
     at_x, at_y = _values(table, x)[0], _values(table, y)[0]
     for n, (label, look) in enumerate(styles(dict.fromkeys(group)).items()):
@@ -68,7 +68,7 @@ def pareto(study: StudyResult, x: str, y: str, axes: Axes | None = None) -> Axes
             axis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.set_label_text(_with_direction(name, log))
     axes.margins(0.1)
-    _legend(axes)
+    _legend(axes, own_figure)
     return axes
 
 
@@ -85,13 +85,13 @@ def pareto_front(x: Any, y: Any, more_x: bool, more_y: bool) -> list[int]:
 
 def bars_or_lines(study: StudyResult, metric: str, axes: Axes | None = None) -> Axes:
     """Lines over the first axis of numbers, where there is one with three values or more; else bars."""
-    axes, table = _axes(axes), _known(study, metric)
+    own_figure, axes, table = axes is None, _axes(axes), _known(study, metric)
     numbers = [name for name in study.axes if table[name].dtype.kind in "if" and table[name].nunique() > 2]
     if numbers:
         _lines(axes, study, table, numbers[0], metric)
     else:
         _bars(axes, study, table, metric)
-    _legend(axes)
+    _legend(axes, own_figure)
     return axes
 
 
@@ -187,9 +187,13 @@ def _of_axis(name: str) -> str:
     return _UNITS.get(name, name.removeprefix("policy_arg."))
 
 
-def _legend(axes: Axes) -> None:
+def _legend(axes: Axes, own_figure: bool) -> None:
+    """Above the axes in a figure of ours, on them in the caller's."""
     handles, labels = axes.get_legend_handles_labels()
-    columns = min(len(labels), 3 if max(map(len, labels)) < 18 else 2)
-    legend = axes.figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False, fontsize="small")
+    columns = min(len(labels), 3 if max(map(len, labels), default=0) < 18 else 2)
+    if own_figure:
+        legend = axes.figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False, fontsize="small")
+    else:
+        legend = axes.legend(handles, labels, fontsize="small")
     for text in legend.get_texts():
         text.set_parse_math(False)

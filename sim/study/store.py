@@ -45,7 +45,7 @@ def stored(folder: Path, resume: bool) -> Ledger:
         raise BadInput("output directory", str(folder), (
             "holds a study already; --resume completes it" if RUNS in held else "is not empty; results are never overwritten"))
     if held - {STUDY} and RUNS not in held:
-        raise BadInput("--resume", str(folder), "holds something else than a study")
+        raise BadInput("output directory", str(folder), "holds something else than a study")
     return Ledger(folder / RUNS, {"format": FORMAT, "code": code_version()}, resume=RUNS in held)
 
 
