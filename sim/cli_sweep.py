@@ -83,11 +83,13 @@ def show(options: SweepOptions) -> int:
 def _show_plan(plan: Plan, done: Mapping[str, Entry]) -> None:
     from .cli_tables import plain_console
     console, table = plain_console(), _table("combination", "runs", "done", "failed")
-    for combination in plan.combinations:
-        keys = [run.key for run in plan.runs if run.combination is combination]
-        here = [done[key] for key in keys if key in done]
-        table.add_row(_text(str(combination)), *(f"{n:,}" for n in (
-            len(keys), sum("facts" in entry for entry in here), sum("failed" in entry for entry in here))))
+    keys: dict[str, list[str]] = {str(combination): [] for combination in plan.combinations}
+    for run in plan.runs:
+        keys[str(run.combination)].append(run.key)
+    for combination, own in keys.items():
+        here = [done[key] for key in own if key in done]
+        table.add_row(_text(combination), *(f"{n:,}" for n in (
+            len(own), sum("facts" in entry for entry in here), sum("failed" in entry for entry in here))))
     console.print(table)
     finished = sum("facts" in done.get(key, ()) for key in plan.keys)
     console.print(f"{len(plan.combinations):,} combinations, {len(plan.keys):,} runs, {finished:,} of them done.")

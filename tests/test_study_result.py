@@ -38,7 +38,8 @@ def test_tables(study: sim.StudyResult) -> None:
     assert "6 combinations, 18 runs" in repr(study)
     again = sim.load_study(study.directory)
     assert again.summary.equals(study.summary)
-    study.to_pandas().loc[0, "seed"] = 99
+    mine = study.to_pandas()
+    mine.loc[0, "seed"] = 99
     assert 99 not in set(study.runs["seed"])
 
 

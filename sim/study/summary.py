@@ -29,28 +29,28 @@ def metrics(facts: Iterable[Facts]) -> list[str]:
 def of_runs(plan: Plan, done: Mapping[str, Entry]) -> Columns:
     """Axes, seed and key, then everything that run.json has; what the axes say is not said again."""
     rows: list[dict[str, Any]] = []
+    columns = dict.fromkeys(plan.columns)
     for run in plan.runs:
         if told := done[run.key].get("facts"):
-            row = dict.fromkeys(plan.columns) | dict(run.combination.labels) | {"seed": run.seed, "key": run.key}
+            row = columns | dict(run.combination.labels) | {"seed": run.seed, "key": run.key}
             rows.append(row | {name: value for name, value in told.items() if name not in row})
-    first = dict.fromkeys([*plan.columns, "seed", "key"])
-    return _columns(rows, first)
+    return _columns(rows, [*plan.columns, "seed", "key"])
 
 
 def of_combinations(plan: Plan, done: Mapping[str, Entry]) -> Columns:
     """Name, axes, how many runs, and of each metric its mean over seeds and half the width of the interval; empty for one seed."""
     names = [name for name in metrics(facts(plan, done)) if name not in plan.columns]
-    rows = []
-    for combination, found in by_combination(plan, done).items():
-        labels = next(run.combination.labels for run in plan.runs if str(run.combination) == combination)
-        row: dict[str, Any] = {"combination": combination} | dict.fromkeys(plan.columns) | dict(labels) | {"runs": len(found)}
+    rows, columns, by_name = [], dict.fromkeys(plan.columns), by_combination(plan, done)
+    for combination in plan.combinations:
+        found = by_name[str(combination)]
+        row: dict[str, Any] = {"combination": str(combination)} | columns | dict(combination.labels) | {"runs": len(found)}
         for name in names:
             values = [each[name] for each in found.values() if _is_number(each.get(name))]
             one = estimate(values) if values else None
             row[name] = None if one is None else one.mean
             row[name + CI] = None if one is None or one.high is None else one.high - one.mean
         rows.append(row)
-    return _columns(rows, {})
+    return _columns(rows)
 
 
 def failures(plan: Plan, done: Mapping[str, Entry]) -> Columns:
@@ -73,7 +73,7 @@ def by_combination(plan: Plan, done: Mapping[str, Entry]) -> dict[str, dict[int,
     return found
 
 
-def _columns(rows: Sequence[Mapping[str, Any]], first: Mapping[str, Any]) -> Columns:
+def _columns(rows: Sequence[Mapping[str, Any]], first: Sequence[str] = ()) -> Columns:
     names = dict.fromkeys([*first, *(name for row in rows for name in row)])
     return {name: [row.get(name) for row in rows] for name in names}
 
