@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..intervals import Estimate
 from ..plots import styles
-from .verdicts import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
