@@ -175,6 +175,7 @@ def shown_figure(figure: Callable[..., Figure], results: Results, *more: Any) ->
     """All axes of a new figure."""
     import matplotlib
     import matplotlib.pyplot as plt
+    plt.draw_if_interactive()       # loads the backend: what it sets, as notebooks' does, must not end with the context
     with matplotlib.rc_context(_LOOK):
         return np.array(figure(results, *more, new=plt.figure).axes)
 
@@ -350,9 +351,9 @@ def _wrapped(label: str, width: int = 40) -> str:
     return "\n".join(lines) or " "
 
 
-def as_png(figure: Figure) -> bytes:
+def as_png(figure: Figure, dpi: float | str = "figure") -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 
