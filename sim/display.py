@@ -96,7 +96,7 @@ def _table(head: str, sections: Sequence[Sequence[tuple[str, Sequence[Sequence[s
         name = "&emsp;" * title.startswith(" ") + escape(title.strip())
         values = "".join(f"<td>{escape(value)}</td>" + "".join(f"<td><small>{escape(text)}</small></td>" for text in ratio)
                          for value, *ratio in cells)
-        rows.append(f'<tr align="right"><td align="left">{name}</td>{values}</tr>')
+        rows.append(f'<tr align="right"><td style="text-align: left">{name}</td>{values}</tr>')
     return "<table>" + "\n".join(rows) + "</table>"
 
 

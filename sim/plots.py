@@ -166,7 +166,7 @@ def shown(plot: Callable[[Axes, Results], None], results: Results, axes: Axes | 
         drawn: Axes = shown_figure(_one(plot), results)[0]
         return drawn
     plot(axes, results)
-    for text in axes.legend(frameon=False).get_texts():
+    for text in axes.legend().get_texts():
         text.set_parse_math(False)
     return axes
 

@@ -63,8 +63,8 @@ def simulate(policy: Policy | str, trace: Trace, hardware: Machine | Hardware | 
         raise BadInput("policy", repr(policy), "must be a name or an object with a method plan(view)")
     check_percentiles(percentiles)
     check_goodput(goodput := {} if goodput is None else goodput)
-    machine, rests_on = _machine(hardware, model, policy, machine_options)
-    _check(trace, consume_rate, max_concurrency, max_model_len, until_s)
+    machine, rests_on = machine_of(hardware, model, policy, machine_options)
+    check_run(trace, consume_rate, max_concurrency, max_model_len, until_s)
     recorder = Recorder(also=watch) if timeline else None
     run = _Run(_fresh(policy), trace, machine, consume_rate, max_concurrency, max_model_len, until_s, step_by_step,
                recorder or watch, progress)
@@ -84,8 +84,9 @@ def _fresh(policy: Policy) -> Policy:
         raise PolicyError(f"policy {type(policy).__name__}", "copied for the run", f"{type(error).__name__}: {error}") from error
 
 
-def _machine(hardware: Machine | Hardware | str | Path, model: str | Path, policy: Policy,
-             given: dict[str, Any]) -> tuple[Machine, dict[str, Any]]:
+def machine_of(hardware: Machine | Hardware | str | Path, model: str | Path, policy: Policy,
+               given: dict[str, Any]) -> tuple[Machine, dict[str, Any]]:
+    """The machine, and what its figures rest on. `given`: of `sim.hardware.build_machine`."""
     if isinstance(hardware, Machine):
         if given:
             raise BadInput("machine options", ", ".join(given), "not possible beside a ready Machine; use dataclasses.replace")
@@ -100,8 +101,9 @@ def _machine(hardware: Machine | Hardware | str | Path, model: str | Path, polic
     return build_machine(hardware, model, **given), manifest(hardware, model, **overridden)
 
 
-def _check(trace: Trace, consume_rate: float, max_concurrency: int | None, max_model_len: int | None,
-           until_s: float | None) -> None:
+def check_run(trace: Trace, consume_rate: float, max_concurrency: int | None, max_model_len: int | None,
+              until_s: float | None) -> None:
+    """BadInput on what cannot be simulated."""
     if not isinstance(trace, Trace):
         raise BadInput("trace", cells.shown(trace), "must be a Trace; traces.load_trace reads one from a file")
     options.tps("--consume-rate", consume_rate)

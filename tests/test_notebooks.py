@@ -25,6 +25,7 @@ MAY_IMPORT = {"sim", "traces", "policies", "calibrate", "numpy", "pandas", "matp
               "tempfile"}
 LARGEST_BYTES = 1_500_000       # all of them together
 LONGEST_S = 300
+DRAWS = re.compile(r"\.plot|plt\.subplots|\.pictures")
 
 #: of a result that a machine, and not the notebook, determines
 OF_A_MACHINE = re.compile(r"/tmp/|/home/|/root\b|/Users/|/work/|site-packages|ipykernel_\d|0x[0-9a-f]{8,}|\b20[2-9]\d-\d\d-\d\dT")
@@ -49,7 +50,8 @@ def shown(cell: dict[str, Any]) -> list[tuple[str, str]]:
     """What a cell put out, by kind: words of texts and tables; of pictures only that there is one."""
     found = []
     for output in cell["outputs"]:
-        for kind, content in output["data"].items() if "data" in output else [(output.get("name", "error"), output.get("text", ""))]:
+        said = output["data"] if "data" in output else {output.get("name", "error"): output.get("text", "")}
+        for kind, content in said.items():
             text = "" if kind == "image/png" else joined(content)
             if kind == "text/html":
                 text = unescape(re.sub(r"<style.*?</style>|<[^>]+>", " ", text, flags=re.DOTALL))
@@ -105,7 +107,7 @@ def test_it_is_committed_as_executed(name: str) -> None:
     cells = code(notebook)
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     for cell in cells:
-        assert cell["outputs"] or not re.search(r"\.plot|plt\.subplots|\.pictures", joined(cell["source"])), "a picture that nobody sees"
+        assert pictures(cell) or not DRAWS.search(joined(cell["source"])), "a picture that nobody sees"
     for cell in notebook["cells"]:
         assert cell["metadata"] == {}
     assert notebook["metadata"] == {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},

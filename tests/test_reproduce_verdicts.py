@@ -7,7 +7,8 @@ from math import inf
 import pytest
 from scipy import stats
 
-from sim.reproduce.verdicts import DIRECTION, FAILS, HOLDS, Estimate, at_least, best, estimate, judge, near, ordered
+from sim.intervals import Estimate, estimate
+from sim.reproduce.verdicts import DIRECTION, FAILS, HOLDS, at_least, best, judge, near, ordered
 
 
 def test_interval_is_students() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from .judging import Row
@@ -48,12 +49,17 @@ class Told:
         return f"<{len(self.rows)} verdicts, {len(self.tables)} tables, {len(self.pictures)} pictures>"
 
     def _repr_html_(self) -> str:
-        from html import escape
+        """Verdicts, without the columns that are empty, and notes."""
+        rows = self.to_pandas().astype(str)
+        shown = [name for name in rows if (rows[name] != "").any()]
+        lines = [_line("th", shown), *(_line("td", cells) for cells in rows[shown].values.tolist())] if shown else []
+        return f"<table>{''.join(lines)}</table>" + "".join(f"<p>{escape(note)}</p>" for note in self.notes)
 
-        from pandas import option_context
-        with option_context("display.max_colwidth", None):
-            table = self.to_pandas().to_html(index=False, justify="left") if self.rows else ""
-        return table + "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+
+def _line(tag: str, cells: Sequence[str]) -> str:
+    """Arguments of policies on a line of their own."""
+    inner = (f'<{tag} style="text-align: left">{escape(cell).replace("[", "<br>[")}</{tag}>' for cell in cells)
+    return f"<tr>{''.join(inner)}</tr>"
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ..intervals import Estimate, estimate
 from . import verdicts
 from .claims import Claim, of_item
 from .runs import Found, Run
 from .setups import CONTROLS, OURS, WITHOUT_BOUNDS, How, Setup
-from .verdicts import Estimate, estimate
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ Unlike other results it is there from the start, because what has been computed 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from traces import BadInput
 
+from .. import publishing
+from ..publishing import Files
 from .runs import LEDGER
 
 PAGE, FACTS = "reproduction.md", "reproduction.json"
@@ -49,17 +49,6 @@ def free(folder: Path) -> Path:
     return target
 
 
-def publish(folder: Path, files: Mapping[str, str | bytes]) -> None:
-    """Write every file under a passing name, then give all their own; FACTS last, which says that the results are whole."""
-    drafts = {name: folder / f".{name}.partial" for name in files}
-    try:
-        for name, content in files.items():
-            drafts[name].write_bytes(content.encode() if isinstance(content, str) else content)
-        for name in sorted(files, key=lambda name: name == FACTS):
-            drafts[name].replace(folder / name)
-    except OSError as error:
-        raise BadInput("output directory", str(folder), f"cannot be written: {(error.strerror or str(error)).lower()}") from error
-    finally:
-        for draft in drafts.values():
-            with suppress(OSError):
-                draft.unlink()
+def publish(folder: Path, files: Files) -> None:
+    """Every file, FACTS last, which says that the results are whole."""
+    publishing.publish(folder, files, FACTS)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..intervals import Estimate
 from ..plots import as_png, own_look, styles
-from .verdicts import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from traces import BadInput, Trace
+from traces import Trace
+
+from .. import ledger
 
 Values = Mapping[str, Any]      #: what is kept of a run: names and numbers, as JSON has them
 
@@ -94,52 +94,17 @@ class Found:
         return None if failed is None else str(failed)
 
 
-class Ledger:
+class Ledger(ledger.Ledger):
     """The finished runs of one output directory."""
 
     def __init__(self, folder: Path, code: str, resume: bool) -> None:
-        self._file, self._code = folder / LEDGER, code
-        self.done: dict[str, dict[str, Any]] = {}
-        self._resumed = resume and self._read()
-
-    def _read(self) -> bool:
-        text = self._file.read_bytes()
-        whole = text[: text.rfind(b"\n") + 1]           # the line that a kill cut short is done again
-        lines = whole.splitlines()
-        try:
-            entries = [json.loads(line) for line in lines]
-            if entries and entries[0]["code"] != self._code:
-                raise BadInput("--resume", str(self._file), "its runs are from other code than this; begin anew elsewhere")
-            self.done = {entry["key"]: entry for entry in entries[1:]}
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, BadInput):
-                raise
-            raise BadInput("--resume", str(self._file), "is not what this command writes") from None
-        if len(whole) < len(text):
-            os.truncate(self._file, len(whole))
-        return bool(entries)
-
-    def __enter__(self) -> Self:
-        self._out = open(self._file, "ab" if self._resumed else "wb")
-        if not self._resumed:
-            self._write({"code": self._code})
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
-        self._out.close()
+        super().__init__(folder / LEDGER, {"code": code}, resume)
 
     def has(self, run: Run) -> bool:
         return run.key in self.done and set(run.keep) <= set(self.done[run.key]["keep"])
 
     def add(self, run: Run, values: Values, cpu_s: float) -> None:
-        entry = {"key": run.key, "run": asdict(run), "keep": list(run.keep), "values": values, "cpu_s": round(cpu_s, 3)}
-        self.done[run.key] = entry
-        self._write(entry)
-
-    def _write(self, entry: Mapping[str, Any]) -> None:
-        self._out.write(json.dumps(entry, allow_nan=False).encode() + b"\n")
-        self._out.flush()
-        os.fsync(self._out.fileno())
+        self.keep({"key": run.key, "run": asdict(run), "keep": list(run.keep), "values": values, "cpu_s": round(cpu_s, 3)})
 
 
 Done = Callable[[int, int, str], None]      #: runs finished, runs in all, which one

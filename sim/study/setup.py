@@ -8,7 +8,6 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from difflib import SequenceMatcher
-from functools import cache
 from inspect import getsourcefile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -92,12 +91,14 @@ def simulated(options: RunOptions, trace: Trace | None = None, **more: Any) -> R
 def key(options: RunOptions, trace: Trace) -> str:
     """The same for the same simulation: flags, the contents of the files they name, this program's code."""
     flags = {name: value for name in FLAGS if (value := getattr(options, name)) is not None}
-    content: dict[str, Any] = {"code": code_version(), "flags": flags, "trace": _of_trace(trace), "policy": _of_policy(options.policy),
+    content: dict[str, Any] = {"code": code_version(), "flags": flags, "trace": digest(trace),
+                               "policy": _of_policy(options.policy),
                                **{name: _of_file(flags[name]) for name in ("hardware", "model") if name in flags}}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _of_trace(trace: Trace) -> str:
+def digest(trace: Trace) -> str:
+    """Of the requests, wherever they come from."""
     digest = hashlib.sha256()
     for f in fields(trace):
         value = getattr(trace, f.name)
@@ -114,7 +115,6 @@ def _of_policy(spec: str) -> str:
     return "" if source is None else _of_file(source)
 
 
-@cache
 def _of_file(name: str) -> str:
     """Digest of a file's bytes; "" for what is none: a name in the package."""
     file = Path(name)

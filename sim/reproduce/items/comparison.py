@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
+from ...intervals import Estimate, estimate
 from .. import pictures, setups
 from ..claims import CLAIMS
 from ..item import Item, Picture, Table, Told
 from ..judging import Row, compared, means, ratio, row
 from ..runs import Found, Run
 from ..setups import OURS, POLICIES, How, Setup
-from ..verdicts import FAILS, Estimate, estimate, ordered
+from ..verdicts import FAILS, ordered
 
 #: title, key of the summary, scale
 METRICS = (("mean TTFT, s", "mean_ttft_ms", 1e-3), ("P50 TTFT, s", "median_ttft_ms", 1e-3), ("P99 TTFT, s", "p99_ttft_ms", 1e-3),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
+from ...intervals import estimate
 from .. import pictures, setups
 from ..claims import of_item
 from ..item import Item, Picture, Told
 from ..judging import mean, means, row
 from ..runs import Found, Run
 from ..setups import How, Setup
-from ..verdicts import FAILS, HOLDS, at_least, estimate
+from ..verdicts import FAILS, HOLDS, at_least
 from .comparison import table
 
 _PATIENCE_MS = 1300.0

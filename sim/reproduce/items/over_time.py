@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
+from ...intervals import estimate
 from .. import pictures, setups
 from ..claims import of_item
 from ..item import Item, Picture, Told
 from ..judging import Row, mean, reason, row
 from ..runs import Found, Run
 from ..setups import CONTROLS, OURS, WITHOUT_BOUNDS, How
-from ..verdicts import FAILS, estimate, judge
+from ..verdicts import FAILS, judge
 from .comparison import table
 
 _POLICIES = ("sglang", "andes", *OURS, *CONTROLS, *WITHOUT_BOUNDS.values())

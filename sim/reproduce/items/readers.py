@@ -5,13 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from ...intervals import estimate
 from .. import pictures, setups
 from ..claims import of_item
 from ..item import Item, Picture, Table, Told
 from ..judging import Row, mean, row
 from ..runs import Found, Run
 from ..setups import OURS, POLICIES, How, Setup
-from ..verdicts import DIRECTION, FAILS, HOLDS, estimate
+from ..verdicts import DIRECTION, FAILS, HOLDS
 from .comparison import table
 
 _SHOWN = ("sglang", "andes", "tokenflow", "tokenflow-paper", "sglang-ratecap")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
+from ...intervals import estimate
 from .. import pictures, setups
 from ..claims import of_item
 from ..item import Item, Picture, Told
 from ..judging import Row, means, ratio, row
 from ..runs import Found, Run
 from ..setups import OURS, How, Setup
-from ..verdicts import FAILS, estimate, judge
+from ..verdicts import FAILS, judge
 from .comparison import table
 
 _METRICS = (("duration, s", "duration", 1.0), ("preemptions", "preemptions", 1.0),
