@@ -20,7 +20,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks"
-NAMES = ["01_quickstart", "02_write_your_own_policy", "03_paper_figures"]
+NAMES = ["01_quickstart", "02_write_your_own_policy", "03_paper_figures", "05_simulator_vs_engine"]
 MAY_IMPORT = {"sim", "traces", "policies", "calibrate", "numpy", "pandas", "matplotlib", "__future__", "dataclasses", "pathlib",
               "tempfile"}
 LARGEST_BYTES = 1_500_000       # all of them together
