@@ -25,16 +25,19 @@ if TYPE_CHECKING:
     from .records import Fate, Records
     from .result import Result
     from .simulate import simulate
+    from .study.result import StudyResult, load_study
+    from .study.sweep import run_study
 
 _HOME = {
     "Comparison": "compare", "compare": "compare",
     "BadInput": "errors", "PolicyError": "errors", "Wedged": "errors",
     "build_machine": "hardware", "list_hardware": "hardware", "list_models": "hardware", "load_hardware": "hardware",
     "Machine": "machine", "Fate": "records", "Records": "records", "Result": "result", "simulate": "simulate",
+    "StudyResult": "study.result", "load_study": "study.result", "run_study": "study.sweep",
 }
 
-__all__ = ["BadInput", "Comparison", "Fate", "Machine", "PolicyError", "Records", "Result", "Wedged", "build_machine", "compare",
-           "list_hardware", "list_models", "load_hardware", "simulate"]
+__all__ = ["BadInput", "Comparison", "Fate", "Machine", "PolicyError", "Records", "Result", "StudyResult", "Wedged", "build_machine",
+           "compare", "list_hardware", "list_models", "load_hardware", "load_study", "run_study", "simulate"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .cli_options import CompareOptions, DemoOptions, Job, Options, ReproduceOptions, RunOptions, with_flags
+from .cli_sweep import SweepOptions
 from .cli_trace import app as trace_app
 
 if TYPE_CHECKING:
@@ -91,6 +92,14 @@ def reproduce(options: ReproduceOptions) -> None:
         cli_reproduce.show_list()
     else:
         cli_reproduce.show(options.items or [], options.how(), options.workers(), options.resume, options.target)
+
+
+@app.command("sweep")
+@with_flags
+def sweep(options: SweepOptions) -> int:
+    """Simulate a study: policies, parameters, workloads and machines, each with several seeds. Exit code 1 if a run failed."""
+    from .cli_sweep import show
+    return show(options)
 
 
 def _study(options: Options, command: str, chosen: Callable[[], list[Choice]]) -> None:

@@ -1,6 +1,7 @@
 """How a command line ends, whatever happens: an exit code and, when something went wrong, one line on standard error.
 
     0 done, or whoever read the output has seen enough    2 bad input, or output that cannot be written
+    1 done, but some of it failed: its message says what
     130 interrupted from the keyboard                      129, 143 ended by SIGHUP, SIGTERM
 """
 

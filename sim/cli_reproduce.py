@@ -52,7 +52,7 @@ def show(names: Sequence[str], how: How, jobs: int, resume: bool, target: Path |
     folder = target or output.free(saving.DEFAULT_ROOT)
     output.prepare(folder, resume)
     code = code_version()
-    with Ledger(folder, code, resume) as ledger, Bar(wanted=True) as bar:
+    with Ledger(folder, code, resume) as ledger, Bar(wanted=True, of="runs") as bar:
         bar.begin("simulating")
         found = carry_out(wanted, ledger, jobs, lambda done, total, what: bar(done, total, 0.0))
     told = {item.name: item.tell(how, found) for item in items}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -127,6 +128,13 @@ def sections(summaries: Mapping[str, Summary]) -> list[list[tuple[str, list[list
     return [[(row.title, [row.cells(summary, columns[0]) for summary in columns])
              for row in section if any(row.number(summary) not in row.hidden for summary in columns)]
             for section in (_readers(columns[0]), _ENGINE, _FATES, *cost)]
+
+
+def row_of(key: str) -> Row | None:
+    """The row that shows this key of a summary, of whatever percentile; None when there is none."""
+    rank = re.match(r"p[\d.]+(?=_)", key)
+    ranks = {f"{rank[0]}_ttft_ms": None} if rank else {}
+    return next((row for row in (*_readers(ranks), *_ENGINE, *_FATES) if row.value == key), None)
 
 
 def pages(labels: list[str], width: int) -> list[list[str]]:

@@ -9,6 +9,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import struct
 from base64 import b64decode
 from html import unescape
@@ -20,7 +21,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks"
-NAMES = ["01_quickstart", "02_write_your_own_policy", "03_paper_figures", "05_simulator_vs_engine"]
+NAMES = ["01_quickstart", "02_write_your_own_policy", "03_paper_figures", "04_what_if_sweep", "05_simulator_vs_engine"]
 MAY_IMPORT = {"sim", "traces", "policies", "calibrate", "numpy", "pandas", "matplotlib", "__future__", "dataclasses", "pathlib",
               "tempfile"}
 LARGEST_BYTES = 1_500_000       # all of them together
@@ -66,7 +67,8 @@ def pictures(cell: dict[str, Any]) -> list[tuple[int, int]]:
     return [struct.unpack(">II", png[16:24]) for png in told]
 
 
-def executed(name: str) -> dict[str, Any]:
+def executed(name: str, folder: Path) -> dict[str, Any]:
+    """In a copy of its folder, where it may leave what it likes."""
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     if find_spec("ipykernel") is None:
         pytest.skip("ipykernel is not installed")
@@ -75,8 +77,9 @@ def executed(name: str) -> dict[str, Any]:
         cell.metadata = {}
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     client = nbclient.NotebookClient(notebook, timeout=LONGEST_S, kernel_name="python3", record_timing=False,
-                                     resources={"metadata": {"path": str(FOLDER)}})
-    client.execute(env=os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}, cwd=str(FOLDER))
+                                     resources={"metadata": {"path": str(folder)}})
+    shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("*.ipynb", "tokenflow-out"))
+    client.execute(env=os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}, cwd=str(folder))
     notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
                          "language_info": {"name": "python"}}
     return json.loads(nbformat.writes(notebook))  # type: ignore[no-any-return]
@@ -88,8 +91,8 @@ def test_every_notebook_is_tested() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_executed_again_it_shows_the_same(name: str, request: pytest.FixtureRequest) -> None:
-    made = executed(name)
+def test_executed_again_it_shows_the_same(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    made = executed(name, tmp_path / "notebooks")
     if request.config.getoption("--save-notebooks"):
         (FOLDER / f"{name}.ipynb").write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     kept = read(name)

@@ -28,14 +28,19 @@ class Combination:
     flags: Flags
 
     def __str__(self) -> str:
-        return " · ".join(label if name in _SELF_TOLD or (isinstance(label, str) and name not in self.flags) else f"{name}={label}"
-                          for name, label in self.labels.items() if label is not None) or "base"
+        return shown(self.labels, self.flags) or "base"
 
     def options(self, where: str, seed: int) -> RunOptions:
         """Its flags as `tokenflow run` has them."""
         arguments = {name.removeprefix("policy_arg."): value for name, value in self.flags.items() if name.startswith("policy_arg.")}
         plain = {name: value for name, value in self.flags.items() if not name.startswith("policy_arg.")}
         return setup(where, plain | ({"policy_arg": arguments} if arguments else {}) | {"seed": seed})
+
+
+def shown(labels: Mapping[str, Any], flags: Flags) -> str:
+    """Labels in one line; a number, or the value of a flag that few know by its values, with its name."""
+    return " · ".join(str(label) if name in _SELF_TOLD or (isinstance(label, str) and name not in flags) else f"{name}={label}"
+                      for name, label in labels.items() if label is not None)
 
 
 def combinations(study: Study) -> list[Combination]:

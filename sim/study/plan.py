@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from traces import BadInput, Trace
@@ -110,7 +111,7 @@ class _Machines:
 
     def _of(self, options: RunOptions) -> tuple[Any, dict[str, Any]]:
         from ..policy_choice import choose
-        from ..simulate import machine_of
+        from ..simulate import machine_of, simulate
         flags = dataclasses.replace(options, seed=0)
         said = tuple(str(getattr(flags, f.name)) for f in dataclasses.fields(flags))
         arguments = tuple(options.policy_arg or ())
@@ -119,7 +120,8 @@ class _Machines:
         def built() -> tuple[Any, dict[str, Any]]:
             run = options.simulation()
             named = {name: run[name] for name in run if name not in _NO_MACHINE}
-            hardware, model = named.pop("hardware", "rtx4090"), named.pop("model", "llama3-8b")
+            usual = signature(simulate).parameters
+            hardware, model = (named.pop(name, usual[name].default) for name in ("hardware", "model"))
             return machine_of(hardware, model, chosen, named)[0], run
         found: tuple[Any, dict[str, Any]] = _once(self._known, said, built)
         return found
