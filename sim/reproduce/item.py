@@ -53,12 +53,12 @@ class Told:
         rows = self.to_pandas().astype(str)
         shown = [name for name in rows if (rows[name] != "").any()]
         lines = [_line("th", shown), *(_line("td", cells) for cells in rows[shown].values.tolist())] if shown else []
-        return f"<table>{''.join(lines)}</table>" + "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        return f'<div style="overflow-x: auto"><table>{"".join(lines)}</table></div>' + "".join(f"<p>{escape(note)}</p>" for note in self.notes)
 
 
 def _line(tag: str, cells: Sequence[str]) -> str:
     """Arguments of policies on a line of their own."""
-    inner = (f'<{tag} style="text-align: left">{escape(cell).replace("[", "<br>[")}</{tag}>' for cell in cells)
+    inner = (f'<{tag} style="text-align: left; min-width: 4em">{escape(cell).replace("[", "<br>[")}</{tag}>' for cell in cells)
     return f"<tr>{''.join(inner)}</tr>"
 
 
