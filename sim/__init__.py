@@ -36,8 +36,8 @@ _HOME = {
     "StudyResult": "study.result", "load_study": "study.result", "run_study": "study.sweep",
 }
 
-__all__ = ["BadInput", "Comparison", "Fate", "Machine", "PolicyError", "Records", "Result", "StudyResult", "Wedged", "build_machine",
-           "compare", "list_hardware", "list_models", "load_hardware", "load_study", "run_study", "simulate"]
+__all__ = ["BadInput", "Comparison", "Fate", "Machine", "PolicyError", "Records", "Result", "StudyResult", "Wedged",
+           "build_machine", "compare", "list_hardware", "list_models", "load_hardware", "load_study", "run_study", "simulate"]
 
 
 def __getattr__(name: str) -> Any:

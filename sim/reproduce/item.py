@@ -51,9 +51,10 @@ class Told:
     def _repr_html_(self) -> str:
         """Verdicts, without the columns that are empty, and notes."""
         rows = self.to_pandas().astype(str)
-        shown = [name for name in rows if (rows[name] != "").any()]
+        shown = [str(name) for name in rows if (rows[name] != "").any()]
         lines = [_line("th", shown), *(_line("td", cells) for cells in rows[shown].values.tolist())] if shown else []
-        return f'<div style="overflow-x: auto"><table>{"".join(lines)}</table></div>' + "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        return f'<div style="overflow-x: auto"><table>{"".join(lines)}</table></div>{notes}'
 
 
 def _line(tag: str, cells: Sequence[str]) -> str:
