@@ -13,13 +13,14 @@ import io
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from policies.api import Floats
 from traces import BadInput
@@ -27,12 +28,14 @@ from traces import BadInput
 from .metrics import PATIENCE_S
 from .records import Fate
 from .result import Result
+from .timeline import Timeline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Results = Mapping[str, Result]
+NewFigure = Callable[..., "Figure"]
 
 # Okabe and Ito's colours, told apart by colour-blind readers as well, but for the yellow
 _COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#000000", "#808080")
@@ -135,9 +138,7 @@ def token_timelines(axes: Axes, result: Result, id: int, colour: str = _COLOURS[
 def residency(axes: Axes, results: Results, where: str) -> None:
     """Requests over time that are at one of WHERE. The results need a timeline."""
     for label, result in results.items():
-        if result.timeline is None:
-            raise BadInput("timeline", label, "was not recorded: simulate(..., timeline=True)")
-        told = result.timeline.columns()
+        told = check_timeline(label, result).columns()
         count: Floats = np.sum([told[column] for column in WHERE[where]], axis=0)
         start_s, end_s = told["start_s"], told["end_s"]
         if not len(count):      # stopped before anyone came
@@ -150,7 +151,36 @@ def residency(axes: Axes, results: Results, where: str) -> None:
     axes.margins(x=0.02)
 
 
-# ---- whole figures
+def check_timeline(label: str, result: Result) -> Timeline:
+    """Its timeline; BadInput when it has none."""
+    if result.timeline is None:
+        raise BadInput("timeline", label, "was not recorded: simulate(..., timeline=True)")
+    return result.timeline
+
+
+# ---- as pyplot's figures, which notebooks show; the caller's settings rule, but for our look
+
+def shown(plot: Callable[[Axes, Results], None], results: Results, axes: Axes | None) -> Axes:
+    """On the caller's axes, or on those of a new figure."""
+    if axes is None:
+        drawn: Axes = shown_figure(_one(plot), results)[0]
+        return drawn
+    plot(axes, results)
+    for text in axes.legend().get_texts():
+        text.set_parse_math(False)
+    return axes
+
+
+def shown_figure(figure: Callable[..., Figure], results: Results, *more: Any) -> npt.NDArray[np.object_]:
+    """All axes of a new figure."""
+    import matplotlib
+    import matplotlib.pyplot as plt
+    plt.draw_if_interactive()       # loads the backend: what it sets, as notebooks' does, must not end with the context
+    with matplotlib.rc_context(_LOOK):
+        return np.array(figure(results, *more, new=plt.figure).axes)
+
+
+# ---- whole figures; `new` makes an empty one
 
 def chosen_requests(results: Results) -> list[int]:
     """By order of arrival the one in the middle, and the last, of those whom someone reads and every policy served in full."""
@@ -169,9 +199,9 @@ def draw(results: Results) -> list[Drawing]:
         return [Drawing(name, title, caption, as_png(figure)) for name, title, caption, figure in made if figure is not None]
 
 
-def _one(plot: Callable[[Axes, Results], None]) -> Callable[[Results], Figure]:
-    def figure(results: Results) -> Figure:
-        made = _figure(3.4, results)
+def _one(plot: Callable[[Axes, Results], None]) -> Callable[..., Figure]:
+    def figure(results: Results, new: NewFigure | None = None) -> Figure:
+        made = _figure(3.4, results, new)
         plot(made.subplots(), results)
         return _legend(made, results)
     return figure
@@ -189,9 +219,12 @@ def _rebuffering(results: Results) -> Figure | None:
 
 def _tokens(results: Results) -> Figure | None:
     ids = chosen_requests(results)
-    if not any(result.records.tokens[id] for result in results.values() for id in ids):
-        return None
-    figure = _figure(1.15 * len(results) + 0.6, results)
+    return tokens(results, ids) if any(result.records.tokens[id] for result in results.values() for id in ids) else None
+
+
+def tokens(results: Results, ids: Sequence[int], new: NewFigure | None = None) -> Figure:
+    """A row per policy, a panel per request."""
+    figure = _figure(1.15 * len(results) + 0.6, results, new, max(_WIDTH_IN, 1.7 * len(ids)))
     panels = figure.subplots(len(results), len(ids), sharex="col", sharey="col", squeeze=False)
     trace = next(iter(results.values())).trace
     pixel_s = [len(ids) / _PANELS_PX * max(_read_s(result, id) for result in results.values()) for id in ids]
@@ -227,7 +260,12 @@ def _read_s(result: Result, id: int) -> float:
 def _requests(results: Results) -> Figure | None:
     if not all(result.timeline is not None and len(result.timeline.start_s) for result in results.values()):
         return None
-    figure = _figure(5.2, results)
+    return requests_over_time(results)
+
+
+def requests_over_time(results: Results, new: NewFigure | None = None) -> Figure:
+    """A panel per place where they can be. The results need a timeline."""
+    figure = _figure(5.2, results, new)
     panels = figure.subplots(len(WHERE), 1, sharex=True)
     titles = ("queued: no KV anywhere", "running: KV on the GPU", "away: KV on the host or on its way")
     for axes, where, title in zip(panels, WHERE, titles):
@@ -279,10 +317,11 @@ def _known(values: Floats) -> Floats:
     return values[~np.isnan(values)]
 
 
-def _figure(height_in: float, results: Results) -> Figure:
+def _figure(height_in: float, results: Results, new: NewFigure | None, width_in: float = _WIDTH_IN) -> Figure:
     from matplotlib.figure import Figure
     rows = sum(_wrapped(label).count("\n") + 1 for label in results) / _columns(results)
-    return Figure(figsize=(_WIDTH_IN, height_in + 0.15 * rows), dpi=_DPI)
+    size = width_in, height_in + 0.15 * rows
+    return Figure(size, dpi=_DPI) if new is None else new(figsize=size)
 
 
 def _columns(results: Results) -> int:
@@ -312,9 +351,9 @@ def _wrapped(label: str, width: int = 40) -> str:
     return "\n".join(lines) or " "
 
 
-def as_png(figure: Figure) -> bytes:
+def as_png(figure: Figure, dpi: float | str = "figure") -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 

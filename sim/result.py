@@ -18,7 +18,9 @@ from policies.api import Bools, Floats, Policy
 from traces import BadInput, Trace
 from traces.pace import changing, joined, reading_s
 
+from .counted import counted
 from .counters import Counters
+from .display import Displayed, number
 from .goodput import which_are_good
 from .latency import LatencyModel
 from .machine import Machine
@@ -35,8 +37,8 @@ class Miscount(RuntimeError):
     """A request or a token appeared or got lost: an error of this program, never of its input."""
 
 
-@dataclass(eq=False)
-class Result:
+@dataclass(eq=False, repr=False)
+class Result(Displayed):
     """One finished run. Everything in `summary` is computed at construction, `requests` when asked for."""
 
     trace: Trace
@@ -115,6 +117,18 @@ class Result:
         """`columns` as a table, a row per request."""
         from pandas import DataFrame
         return DataFrame(self.columns()).astype({"rebuffers": "Int64", "lost_fluency": "boolean"})
+
+    def to_pandas(self) -> DataFrame:
+        """`requests`, to change as one likes."""
+        return self.requests.copy()
+
+    def __repr__(self) -> str:
+        ttft_s, stalled_s = number(self.summary, "mean_ttft_ms", 1e-3), number(self.summary, "mean_rebuffer_s")
+        return (f"<Result of {self.label}: {counted(len(self.trace), 'request')}, TTFT mean {ttft_s} s, rebuffering mean "
+                f"{stalled_s} s>")
+
+    def _by_label(self) -> Mapping[str, Result]:
+        return {self.label: self}
 
     def token_times_s(self, id: int) -> Floats:
         """Times of the tokens of the request in row `id` of the trace, ascending; empty when it got none."""

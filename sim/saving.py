@@ -130,6 +130,14 @@ def write_comparison(draft: Draft, results: Mapping[str, Result], detailed: bool
         write_run(draft, result, folder, detailed)
 
 
+def save_comparison(results: Mapping[str, Result], directory: Path, detailed: bool = False) -> Path:
+    """Several runs into a new or empty directory."""
+    with Draft(directory, "compare") as draft:
+        write_comparison(draft, results, detailed)
+        draft.write("host.json", as_json(host_facts()))
+        return draft.publish()
+
+
 def run_facts(result: Result, detailed: bool = False) -> dict[str, Any]:
     """What run.json holds: the version, the summary and, with `detailed`, vLLM's lists."""
     return {"tokenflow_lab": version_of("tokenflow-lab")} | result.summary | (request_lists(result) if detailed else {})

@@ -8,6 +8,10 @@ from typing import Any
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--save-notebooks", action="store_true", help="execute notebooks/*.ipynb and keep what comes out")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "unaudited: measures speed, or breaks the engine on purpose: runs without the audit")
 

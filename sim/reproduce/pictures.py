@@ -9,25 +9,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..intervals import Estimate
-from ..plots import styles
+from ..plots import as_png, own_look, styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_WIDTH_IN, _DPI = 5.0, 160
+_WIDTH_IN, _DPI, _NOTEBOOK_DPI = 5.0, 160, 100
 
 Groups = Mapping[str, Mapping[str, Estimate | None]]        #: by workload and policy
 Line = tuple[Sequence[float | None], Sequence[float | None]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Picture:
     """A PNG of this name, drawn when it is asked for."""
 
     name: str
     caption: str        #: how to read it
     draw: Callable[[], Figure]
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self.caption}>"
+
+    def _repr_png_(self) -> bytes:
+        with own_look():
+            return as_png(self.draw(), _NOTEBOOK_DPI)
 
 
 def bars(panels: Mapping[str, Groups]) -> Figure:
