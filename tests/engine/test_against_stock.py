@@ -15,7 +15,7 @@ from policies import POLICIES
 
 pytestmark = pytest.mark.engine
 
-STEPS = 20_000
+STEPS = 10_000
 
 
 @pytest.mark.parametrize("reserve", [True, False], ids=["reserve", "no_reserve"])
