@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..plots import styles
+from ..plot_style import styles
 from .verdicts import Estimate
 
 if TYPE_CHECKING:
