@@ -15,8 +15,7 @@ from sim.saved_runs import Saved, read_runs
 from sim.winner import BASELINES, RULE, Verdict, verdict
 from traces import BadInput
 
-from .agreement import (
-    DISTRIBUTIONS, EFFECT_RULE, FIDELITY, METRICS, Distance, Effect, Row, distance, effects, medians, rows)
+from .agreement import DISTRIBUTIONS, EFFECT_RULE, FIDELITY, METRICS, Distance, Effect, Row, distance, effects, medians, rows
 from .replay_result import SERVER
 
 STOCK, ITS_POLICY = BASELINES       #: vLLM's own scheduler, and the policy that simulates it

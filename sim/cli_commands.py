@@ -9,11 +9,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .cli_options import CompareOptions, DemoOptions, Job, Options, ReproduceOptions, RunOptions, with_flags
+from .cli_report import ReportOptions
 from .cli_trace import app as trace_app
 
 if TYPE_CHECKING:
@@ -91,6 +93,14 @@ def reproduce(options: ReproduceOptions) -> None:
         cli_reproduce.show_list()
     else:
         cli_reproduce.show(options.items or [], options.how(), options.workers(), options.resume, options.target)
+
+
+@app.command("report")
+@with_flags
+def report(options: ReportOptions) -> None:
+    """One HTML page on the results in a directory: tables, figures, how to run it again."""
+    from .report_dir import show
+    show(Path(options.directory), options.target())
 
 
 def _study(options: Options, command: str, chosen: Callable[[], list[Choice]]) -> None:

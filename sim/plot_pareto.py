@@ -85,7 +85,7 @@ def pareto_figure(results: Mapping[str, Outcome]) -> Figure | None:
     return legend(figure, results, linestyle="none", markersize=6)
 
 
-def name_axes(axes: Axes, words: str, more_is_better: bool) -> None:
+def name_axes(axes: Axes, words: str, more_is_better: bool, short: bool = False) -> None:
     log = " (log scale)" if axes.get_xscale() == "log" else ""
-    axes.set_xlabel(f"P99 time to first token, s{log}; less is better")
-    axes.set_ylabel(f"{words}\n({'more' if more_is_better else 'less'} is better)")
+    axes.set_xlabel(f"P99 TTFT, s{log}" if short else f"P99 time to first token, s{log}; less is better")
+    axes.set_ylabel(words if short else f"{words}\n({'more' if more_is_better else 'less'} is better)")

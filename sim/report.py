@@ -6,6 +6,7 @@ import platform
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 from .cli_tables import Summary, header, heading, pages, sections
 from .outcome import Outcome
@@ -35,8 +36,8 @@ def page(results: Mapping[str, Outcome], drawings: Sequence[Drawing], commands: 
          computed: str = "") -> str:
     """The report on results by label; ratios are to the first.
 
-    `commands`: what gives them again, on a command line; `missing`: what the files do not have, and how to get it; `computed`: when,
-    where and with what, where that was not here and now.
+    `commands`: what gives them again, on a command line; `missing`: what the files do not have, and how to get it;
+    `computed`: when, where and with what, where that was not here and now.
     """
     first = next(iter(results.values()))
     requests = len(first.columns()["fate"])
@@ -76,6 +77,15 @@ def versions() -> str:
     """Of what computes here."""
     found = ", ".join(f"{name} {version}" for name in _PACKAGES if (version := version_of(name)))
     return f"{found}, Python {platform.python_version()}"
+
+
+def computed(host: Mapping[str, Any]) -> str:
+    """When, where and with what; "" where nobody noted it."""
+    packages = host.get("packages")
+    if not isinstance(packages, dict):
+        return ""
+    said = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
+    return f"computed {host.get('date', '')} on {host.get('platform', '')}; {said}, Python {host.get('python', '')}"
 
 
 def _about(label: str, result: Outcome) -> str:

@@ -159,9 +159,9 @@ def read_run(folder: Path) -> Saved:
 
 
 def _timeline(path: Path) -> Timeline:
+    told = read_columns(path)
     try:
-        return Timeline.of_columns({name: np.array([float(cell or "nan") for cell in cells])
-                                    for name, cells in read_columns(path).items()})
+        return Timeline.of_columns({name: np.array([float(cell or "nan") for cell in cells]) for name, cells in told.items()})
     except KeyError as error:
         raise BadInput("result", str(path), f"has no column {error.args[0]}") from None
     except ValueError as error:
