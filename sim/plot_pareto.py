@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 #: what stands against P99 TTFT: key of the summary, words on the axis, whether more is better
 AGAINST = (("effective_throughput", "effective tokens/s", True), ("mean_rebuffer_s", "mean rebuffering, s", False))
 TTFT_KEY = "p99_ttft_ms"
+_LEAST_TOP = 0.1        # of the y axis: less is no difference
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ def front(marks: Sequence[Mark], more_is_better: bool) -> list[Mark]:
 
 def pareto(axes: Axes, marks: Sequence[Mark], labels: Sequence[str], more_is_better: bool) -> None:
     """Marks with their intervals, the looks of the labels' places; the front dotted."""
+    from matplotlib.ticker import LogLocator, NullFormatter
     looks = styles(labels)
     best = front(marks, more_is_better)
     axes.plot([mark.x for mark in best], [mark.y for mark in best], color="#777777", linestyle=":", linewidth=1.0, zorder=1.5,
@@ -52,14 +54,14 @@ def pareto(axes: Axes, marks: Sequence[Mark], labels: Sequence[str], more_is_bet
         if mark.note:
             axes.annotate(mark.note, (mark.x, mark.y), xytext=(4, 3), textcoords="offset points", fontsize=7)
     seconds_on_log(axes)
+    axes.margins(x=0.12, y=0.15)
+    axes.autoscale()
     least, most = axes.get_xlim()
-    if marks and most / least < 10:         # a log scale would have a tick or none
-        axes.set_xscale("linear")
-        axes.margins(x=0.12)
-        axes.autoscale(axis="x")
-        axes.set_xlim(left=max(axes.get_xlim()[0], 0.0))
-    axes.margins(y=0.15)
-    axes.set_ylim(bottom=0)
+    subs = (1.0,) if most > 100 * least else (1.0, 3.0) if most > 10 * least else (1.0, 2.0, 5.0)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    top = max(axes.get_ylim()[1], _LEAST_TOP)
+    axes.set_ylim(-0.07 * top, top)         # of a marker at 0 half would be cut off
 
 
 def _bar(half: float, least: float | None) -> list[list[float]] | None:

@@ -145,6 +145,6 @@ def _missing(runs: Mapping[str, Saved], host: Mapping[str, Any]) -> list[str]:
     if words[:2] == ["tokenflow", "demo"]:
         return ["Tokens of single requests over time: the command below keeps none, its own report.html shows them."]
     said = {"--save-timeline": "Requests, memory and links over time: they need timeline.csv, which --save-timeline keeps.",
-            "--save-detailed": "Tokens of single requests, generated against read: they need vLLM's lists, kept by --save-detailed."}
+            "--save-detailed": "Tokens of single requests, generated against read: vLLM's lists, kept by --save-detailed."}
     again = [f"With everything: {shlex.join([*words, *(flag for flag in flags if flag not in words)])}"] if words else []
     return [*(said[flag] for flag in flags), *again]

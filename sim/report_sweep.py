@@ -121,8 +121,8 @@ def page(folder: Path) -> str:
         *figures(draw(sweep)),
         *_failures(sweep),
         *bullets("Not in these files", [
-            "Distributions over requests, and single requests over time: a sweep keeps each run's summary only. tokenflow run with "
-            "a combination's flags and --save-timeline --save-detailed -o DIR keeps everything, and tokenflow report DIR shows it."]),
+            "Distributions over requests, and single requests over time: a sweep keeps each run's summary only. tokenflow run "
+            "with a combination's flags and --save-timeline --save-detailed -o DIR keeps all, and tokenflow report DIR shows it."]),
         *bullets("How far to trust this", [SIMULATED, *CAVEATS[:-1], (
             "Intervals say how much seeds matter, nothing of how far the simulator is off; policies see the same requests seed by "
             "seed, so differences between them are known better than each alone.")]),
@@ -218,7 +218,8 @@ def _figures(sweep: Sweep) -> list[tuple[str, str, str, Figure]]:
         panels = {"": [_marks(sweep, key, range(len(sweep)), policies) for key, _, _ in AGAINST]}
     panels = {group: each for group, each in panels.items() if min(map(len, each)) > 0}
     labels, names = list(dict.fromkeys(policies)), list(panels)
-    pages = [names[i : i + _PANELS] for i in range(0, len(names), _PANELS)]
+    many = -(-len(names) // max(-(-len(names) // _PANELS), 1))         # alike on all pages
+    pages = [names[i : i + many] for i in range(0, len(names), max(many, 1))]
     return [(f"pareto-{i}", f"What a shorter wait costs{f' ({i} of {len(pages)})' if len(pages) > 1 else ''}", _CAPTION,
              _pareto({name: panels[name] for name in page}, labels)) for i, page in enumerate(pages, 1)]
 
