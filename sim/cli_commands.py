@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .cli_options import CompareOptions, DemoOptions, Job, Options, ReproduceOptions, RunOptions, with_flags
-from .cli_report import ReportOptions
+from .cli_report import ReportOptions, TraceEventsOptions
 from .cli_trace import app as trace_app
 
 if TYPE_CHECKING:
@@ -101,6 +101,14 @@ def report(options: ReportOptions) -> None:
     """One HTML page on the results in a directory: tables, figures, how to run it again."""
     from .report_dir import show
     show(Path(options.directory), options.target())
+
+
+@app.command("trace-events")
+@with_flags
+def trace_events(options: TraceEventsOptions) -> None:
+    """What the engine does, step by step, as a trace for Perfetto: requests, copies, preemptions, stalls."""
+    from .trace_events import show
+    show(options)
 
 
 def _study(options: Options, command: str, chosen: Callable[[], list[Choice]]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import DEBUG, Flags
+from .cli_options import DEBUG, Flags, OnePolicy, Simulated
 
 _Debug = Annotated[bool, typer.Option("--debug", help=DEBUG, show_default=False)]
 
@@ -24,3 +24,17 @@ class ReportOptions(Flags):
 
     def target(self) -> Path | None:
         return None if self.output is None else Path(self.output)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceEventsOptions(OnePolicy, Simulated):
+    run: Annotated[str | None, typer.Argument(
+        metavar="[RUN]", help="A run that was kept, in place of the flags of tokenflow run: it is simulated again; of a replay in "
+        "a real engine, tokens and readers", show_default=False)] = None
+    from_s: Annotated[float | None, typer.Option(
+        "--from-s", metavar="SECOND", help="Leave out what ends before this second of the simulation", show_default=False)] = None
+    to_s: Annotated[float | None, typer.Option(
+        "--to-s", metavar="SECOND", help="Leave out what begins at this second or later", show_default=False)] = None
+    output: Annotated[str | None, typer.Option(
+        "--output", "-o", metavar="FILE", help="New file, .json or .json.gz (default: trace.json.gz)", show_default=False)] = None
+    debug: _Debug = False
