@@ -33,7 +33,7 @@ _STALL: dict[str, Any] = {"facecolor": "#f7d9d0", "edgecolor": "#8c2d04", "linew
 
 #: what `residency` shows, by columns of the timeline
 WHERE = {"queued": ("queued",), "on the GPU": ("running", "paused"), "away": ("on_host", "loading", "evicting")}
-_POINTS = 256       # of a line over time
+_POINTS, _RATE_POINTS = 256, 64     # of a line over time; of one that goes up and down all the time
 _PANELS_PX = 400    # width of a row of panels, without labels, where a report shows it
 
 
@@ -102,8 +102,12 @@ def residency(axes: Axes, results: Results, where: str) -> None:
     axes.set_ylim(0, max(axes.get_ylim()[1], 1.0))
 
 
-def over_time(axes: Axes, results: Results, columns: Sequence[str], unit: Mapping[str, float] | None = None) -> None:
-    """The sum of columns of the timeline, which the results need. `unit`: what a result's numbers are multiplied by."""
+def over_time(axes: Axes, results: Results, columns: Sequence[str], unit: Mapping[str, float] | None = None,
+              points: int = _POINTS) -> None:
+    """The sum of columns of the timeline, which the results need, averaged over so many stretches.
+
+    `unit`: what a result's numbers are multiplied by.
+    """
     for label, result in results.items():
         if result.timeline is None:
             raise BadInput("timeline", label, "was not recorded: simulate(..., timeline=True)")
@@ -112,7 +116,7 @@ def over_time(axes: Axes, results: Results, columns: Sequence[str], unit: Mappin
         start_s, end_s = told["start_s"], told["end_s"]
         if not len(total):      # stopped before anyone came
             continue
-        first = np.arange(0, len(total), -(-len(total) // _POINTS))
+        first = np.arange(0, len(total), -(-len(total) // points))
         spans = np.add.reduceat(end_s - start_s, first)
         mean = np.add.reduceat(total * (end_s - start_s), first) / spans
         _line(axes, results, label, start_s[first] + spans / 2, mean, clip_on=False)     # of a line at 0 half would be cut off
@@ -224,7 +228,8 @@ def _memory(results: Results) -> Figure | None:
     blocks = {label: result.summary["block_size"] * 1e-3 for label, result in results.items()}
     for axes, (column, (title, unit)) in zip(panels, _CARRIED.items()):
         of_link = column.endswith("per_s")
-        over_time(axes, results, (column,), dict.fromkeys(results, 1e-9) if of_link else blocks)
+        over_time(axes, results, (column,), dict.fromkeys(results, 1e-9) if of_link else blocks,
+                  _RATE_POINTS if of_link else _POINTS)
         axes.set_title(title, loc="left")
         axes.set_ylabel(unit)
         axes.set_ylim(0, max(axes.get_ylim()[1], 1e-3 if of_link else 1.0))

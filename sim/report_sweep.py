@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STUDY, RUNS, SUMMARY, FAILURES, STORE = "study.yaml", "runs.csv", "summary.csv", "failures.csv", "runs.jsonl"
+PAIRED = "paired.csv"
 
 #: of the table: key, title, scale, form
 _COLUMNS = (
@@ -115,6 +116,7 @@ def page(folder: Path) -> str:
         "<h2>Results</h2>",
         HINT,
         *_tables(sweep),
+        *_paired(sweep),
         *_winners(sweep),
         "<h2>What the columns say</h2>",
         terms([(term.name, term.means) for term in terms_of(titles)]),
@@ -161,6 +163,28 @@ def _rows_of(sweep: Sweep) -> dict[str, list[int]]:
     for row, group in enumerate(sweep.groups()):
         found.setdefault(group, []).append(row)
     return found
+
+
+def _paired(sweep: Sweep) -> list[str]:
+    """Each combination against its baseline, by ratios; "-" where the baseline has 0."""
+    if not (sweep.folder / PAIRED).is_file():
+        return []
+    told = read_columns(sweep.folder / PAIRED)
+    if not {"combination", "baseline", "metric", "ratio", "ratio_ci95"} <= set(told):
+        raise BadInput("result", str(sweep.folder / PAIRED), "has other columns than a sweep's: it was written by another version")
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for one, base, metric, ratio, half in zip(*(told[name] for name in ("combination", "baseline", "metric", "ratio", "ratio_ci95"))):
+        try:
+            cell = _with_interval(float(ratio or "nan"), float(half or "nan"), "{:,.2f}")
+        except ValueError as error:
+            raise BadInput("result", str(sweep.folder / PAIRED), f"{one}, {metric}: {error}") from None
+        found.setdefault((one, base), {})[metric] = cell
+    shown = [(key, title) for key, title, *_ in _COLUMNS if any(cells.get(key, "-") != "-" for cells in found.values())]
+    head = "<td></td>" + "".join(f'<th scope="col">{escape(title.split(", ")[0]).replace(" ", "<br>", 1)}</th>' for _, title in shown)
+    rows = [f'<tr><th scope="row">{escape(one)}<br><small>over {escape(base)}</small></th>'
+            + "".join(f"<td>{cells.get(key, '-')}</td>" for key, _ in shown) + "</tr>" for (one, base), cells in found.items()]
+    return ["<h2>Against the first policy, seed by seed</h2>", HINT, scrolling(head, ["\n".join(rows)]),
+            '<p class="soft">Means over seeds of the ratio on the same requests, with intervals of 95 %.</p>'] if shown else []
 
 
 def _winners(sweep: Sweep) -> list[str]:

@@ -73,6 +73,10 @@ def swept(folder: Path, seeds: int = 3, failed: bool = False) -> Path:
             told |= {key: np.mean(values), f"{key}_ci95": 4.303 * np.std(values, ddof=1) / seeds**0.5 if seeds > 1 else ""}
         combinations.append(told)
     (folder / "summary.csv").write_text(as_csv({key: [row[key] for row in combinations] for key in combinations[0]}))
+    if seeds > 1:
+        (folder / "paired.csv").write_text("combination,baseline,metric,pairs,difference,difference_ci95,ratio,ratio_ci95\n"
+                                           "tokenflow · 8,vllm · 8,p99_ttft_ms,3,-5.0,1.0,0.75,0.0625\n"
+                                           "tokenflow · 8,vllm · 8,mean_rebuffer_s,3,0.5,1.0,,\n")
     (folder / "study.yaml").write_text("name: <loads>\naxes:\n  policy: [vllm, tokenflow]\n")
     (folder / "runs.jsonl").write_text('{"key": "vllm80", "command": "tokenflow run --policy vllm --seed 0"}\n')
     if failed:
@@ -218,6 +222,7 @@ def test_a_sweep(capsys: pytest.CaptureFixture[str]) -> None:
     assert "The rule, on means over seeds: lowest P99 TTFT" in text
     assert "tokenflow run --policy mine.py:<b>" in text
     assert "policy: it raised" in text
+    assert "tokenflow · 8over vllm · 8 0.75 ±0.06" in text
     assert "tokenflow sweep study/study.yaml -o NEW_DIR" in text
     assert "tokenflow run --policy vllm --seed 0" in text
     assert "name: <loads>" in text
@@ -293,6 +298,9 @@ BAD: list[tuple[str, Callable[[], Any], str]] = [
     ("study", lambda: Path("study/summary.csv").write_text("a,b\n1,2\n"), r"result: study/summary.csv: has other columns"),
     ("study", lambda: Path("study/summary.csv").write_text("combination,policy,runs,p99_ttft_ms\nx,vllm,1,soon\n"),
      r"result: study/summary.csv: column p99_ttft_ms: .*soon"),
+    ("study", lambda: Path("study/paired.csv").write_text("x\n1\n"), r"result: study/paired.csv: has other columns"),
+    ("study", lambda: Path("study/paired.csv").write_text(Path("study/paired.csv").read_text().replace("0.75", "less")),
+     r"result: study/paired.csv: tokenflow · 8, p99_ttft_ms: .*less"),
     ("study", lambda: Path("study/failures.csv").write_text("x\n1\n"), r"result: study/failures.csv: has other columns"),
 ]
 

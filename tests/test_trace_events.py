@@ -16,7 +16,8 @@ import pytest
 
 from sim import Result, simulate
 from sim.cli import main
-from sim.trace_json import Track, TraceWriter
+from sim.records import Fate
+from sim.trace_json import TraceWriter, Track
 from sim.trace_watch import NAMES, EventWatch
 from traces import generate
 
@@ -125,15 +126,14 @@ def test_events_are_what_the_result_counts(policy: str, more: dict[str, Any]) ->
     assert sum(event["args"].get("computed_tokens", 0) for event in lives) == summary["prefill_tokens"]
     assert sum(event["args"]["tokens"] for event in read.slices["GPU to host, background"]) == pytest.approx(
         summary["write_through_bytes"] / result.machine.kv_token_bytes, abs=1.0)
-    served = result.records.fate != 1
-    for id in served.nonzero()[0].tolist():
-        life = read.slices[f"request {id}"]
-        if np.isnan(result.records.sent_s[id]):
+    for id in (result.records.fate != Fate.REJECTED).nonzero()[0].tolist():
+        life, sent_s, last_s = read.slices[f"request {id}"], result.records.sent_s[id], result.records.last_s[id]
+        if np.isnan(sent_s):        # the simulation stopped before
             assert not life
             continue
-        end_s = result.records.last_s[id] if result.records.fate[id] == 1 or not np.isnan(result.records.last_s[id]) else result.end_s
-        assert life[0]["ts"] == pytest.approx(result.records.sent_s[id] * 1e6, abs=0.01)
-        assert sum(event["dur"] for event in life) == pytest.approx(1e6 * (end_s - result.records.sent_s[id]), abs=0.1), "no gap"
+        end_s = result.end_s if np.isnan(last_s) else last_s
+        assert life[0]["ts"] == pytest.approx(sent_s * 1e6, abs=0.01)
+        assert sum(event["dur"] for event in life) == pytest.approx(1e6 * (end_s - sent_s), abs=0.1), "no gap"
 
 
 def test_a_requests_life_is_where_the_timeline_has_it() -> None:
