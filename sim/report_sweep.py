@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STUDY, RUNS, SUMMARY, FAILURES, STORE = "study.yaml", "runs.csv", "summary.csv", "failures.csv", "runs.jsonl"
-PAIRED = "paired.csv"
+PAIRED, _PAIRS = "paired.csv", ("combination", "baseline", "metric", "ratio", "ratio_ci95")     # and its columns
 
 #: of the table: key, title, scale, form
 _COLUMNS = (
@@ -139,7 +139,7 @@ def page(folder: Path) -> str:
 def _tables(sweep: Sweep) -> list[str]:
     """One per group, a row per policy: what can be compared stands together."""
     shown = [(key, title, scale, form) for key, title, scale, form in _COLUMNS if not np.isnan(sweep.numbers(key)).all()]
-    head = "<td></td>" + "".join(f'<th scope="col">{escape(title).replace(" ", "<br>", 1)}</th>' for _, title, *_ in shown)
+    head = _head([title for _, title, *_ in shown])
     told = [(sweep.numbers(key) * scale, sweep.numbers(f"{key}_ci95") * scale, form) for key, _, scale, form in shown]
     policies, parts = sweep.policies(), []
     for group, rows in _rows_of(sweep).items():
@@ -149,6 +149,10 @@ def _tables(sweep: Sweep) -> list[str]:
             lines.append(f'<tr><th scope="row">{escape(policies[row])}</th>{cells}</tr>')
         parts.append("\n".join(lines))
     return [scrolling(head, parts)] if parts else []
+
+
+def _head(titles: Sequence[str]) -> str:
+    return "<td></td>" + "".join(f'<th scope="col">{escape(title).replace(" ", "<br>", 1)}</th>' for title in titles)
 
 
 def _with_interval(mean: float, half: float, form: str) -> str:
@@ -170,17 +174,17 @@ def _paired(sweep: Sweep) -> list[str]:
     if not (sweep.folder / PAIRED).is_file():
         return []
     told = read_columns(sweep.folder / PAIRED)
-    if not {"combination", "baseline", "metric", "ratio", "ratio_ci95"} <= set(told):
+    if not set(_PAIRS) <= set(told):
         raise BadInput("result", str(sweep.folder / PAIRED), "has other columns than a sweep's: it was written by another version")
     found: dict[tuple[str, str], dict[str, str]] = {}
-    for one, base, metric, ratio, half in zip(*(told[name] for name in ("combination", "baseline", "metric", "ratio", "ratio_ci95"))):
+    for one, base, metric, ratio, half in zip(*(told[name] for name in _PAIRS)):
         try:
             cell = _with_interval(float(ratio or "nan"), float(half or "nan"), "{:,.2f}")
         except ValueError as error:
             raise BadInput("result", str(sweep.folder / PAIRED), f"{one}, {metric}: {error}") from None
         found.setdefault((one, base), {})[metric] = cell
     shown = [(key, title) for key, title, *_ in _COLUMNS if any(cells.get(key, "-") != "-" for cells in found.values())]
-    head = "<td></td>" + "".join(f'<th scope="col">{escape(title.split(", ")[0]).replace(" ", "<br>", 1)}</th>' for _, title in shown)
+    head = _head([title.split(", ")[0] for _, title in shown])
     rows = [f'<tr><th scope="row">{escape(one)}<br><small>over {escape(base)}</small></th>'
             + "".join(f"<td>{cells.get(key, '-')}</td>" for key, _ in shown) + "</tr>" for (one, base), cells in found.items()]
     return ["<h2>Against the first policy, seed by seed</h2>", HINT, scrolling(head, ["\n".join(rows)]),
