@@ -1,7 +1,7 @@
 """What an engine does, as events: its steps, each request's places, copies over the links, preemptions.
 
-A Watch that keeps no more than one open slice per request. Between two looks a request moves at most once, and says when
-(`moved_s`); who computes is known by run.
+A Watch that keeps no more than one open slice per request. Between two looks a request moves once by plan, at the
+last decision, and once more where its copy is across by then; it says when (`moved_s`). Who computes is known by run.
 """
 
 from __future__ import annotations
@@ -74,9 +74,7 @@ class EventWatch:
         self._tokens[ids[run.speakers]] += len(run.ends_s)
         self._computed[ids[run.prefilling]] += run.chunk
         self._steps(run)
-        written, self._written = engine.write_through.tokens - self._written, engine.write_through.tokens
-        if written > 0:
-            self._out.slice(WRITES, "write-through", start_s, end_s, {"tokens": round(written, 3)})
+        self._wrote(engine, start_s, end_s)
         self._count(engine, start_s)
         self._ran_s = end_s
 
@@ -88,9 +86,10 @@ class EventWatch:
         self._look(engine)
         end_s = engine.env.now
         self._move(self._here, ABSENT, end_s)
+        self._wrote(engine, self._ran_s, end_s)         # in a step that was cut
         for track, copies in self._copies.items():
             for id, (begun_s, tokens) in copies.items():
-                self._copied(track, id, begun_s, end_s, tokens, {"under way": True})
+                self._copied(track, id, begun_s, tokens, end_s, {"under way": True})
         self._count(engine, end_s)
 
     def _look(self, engine: Engine) -> None:
@@ -104,15 +103,24 @@ class EventWatch:
         changed = changed[moved_s[changed].argsort(kind="stable")]
         for row in changed.tolist():
             id, at_s = int(ids[row]), float(moved_s[row])
-            for track, landed in ((LOADS, Residency.GPU), (STORES, Residency.HOST)):
+            for track, landed, on_way in ((LOADS, Residency.GPU, LOADING), (STORES, Residency.HOST, EVICTING)):
                 if residency[row] == landed and id in self._copies[track]:
-                    self._copied(track, id, *self._copies[track].pop(id), at_s)
+                    begun_s, tokens = self._copies[track].pop(id)
+                    if self._place[id] != on_way:       # begun and across since the last look
+                        self._move(ids[row : row + 1], on_way, begun_s)
+                    self._copied(track, id, begun_s, tokens, at_s)
             self._move(ids[row : row + 1], int(place[row]), at_s)
 
     def _copied(self, track: Track, id: int, begun_s: float, tokens: int, at_s: float, more: dict[str, bool] | None = None) -> None:
         start_s = min(max(begun_s, self._across_s[track]), at_s)        # one after the other
         self._out.slice(track, f"request {id}", start_s, at_s, {"request": id, "tokens": tokens, **(more or {})}, brief=True)
         self._across_s[track] = at_s
+
+    def _wrote(self, engine: Engine, start_s: float, end_s: float) -> None:
+        """What was written through since the last time."""
+        written, self._written = engine.write_through.tokens - self._written, engine.write_through.tokens
+        if written > 0:
+            self._out.slice(WRITES, "write-through", start_s, end_s, {"tokens": round(written, 3)})
 
     def _rest(self) -> None:
         """Whoever computed has paused since the last run."""
