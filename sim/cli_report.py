@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from .cli_options import DEBUG, Flags, OnePolicy, Simulated
+from .cli_errors import parsed
+from .cli_options import DEBUG, Flags, OnePolicy, Simulated, with_flags
+
+Kind = TypeVar("Kind", bound=Flags)
 
 _Debug = Annotated[bool, typer.Option("--debug", help=DEBUG, show_default=False)]
 
@@ -38,3 +41,16 @@ class TraceEventsOptions(OnePolicy, Simulated):
     output: Annotated[str | None, typer.Option(
         "--output", "-o", metavar="FILE", help="New file, .json or .json.gz (default: trace.json.gz)", show_default=False)] = None
     debug: _Debug = False
+
+
+def read_flags(kind: type[Kind], words: list[str]) -> Kind:
+    """The flags on a command line, as `kind` has them. BadUsage when it has no such flag."""
+    from .cli import one_goodput
+    app, caught = typer.Typer(add_completion=False), list[Kind]()
+
+    def command(options: Any) -> None:
+        caught.append(options)
+    command.__annotations__ = {"options": kind, "return": None}
+    app.command()(with_flags(command))
+    parsed(app, one_goodput(words), "tokenflow")()
+    return caught[0]

@@ -17,7 +17,7 @@ import numpy as np
 from traces import BadInput, Trace, options
 
 from . import output_file, saving
-from .cli_options import CompareOptions, OnePolicy, RunOptions, Simulated, flag_name, with_flags
+from .cli_options import CompareOptions, OnePolicy, RunOptions, Simulated, flag_name
 from .cli_progress import Bar
 from .policy_choice import Choice, choose, choose_all
 from .saved_runs import COMPARISON, HOST, RUN, Saved, read_object, read_run
@@ -144,22 +144,12 @@ def _again(saved: Saved, words: list[str]) -> tuple[Choice, RunOptions | Compare
 
 
 def _read(kind: type[Kind], words: list[str], saved: Saved) -> Kind:
-    """The flags on a command line."""
-    import typer
-
-    from .cli import one_goodput
-    from .cli_errors import BadUsage, parsed
-    app, caught = typer.Typer(add_completion=False), list[Kind]()
-
-    def command(options: Any) -> None:
-        caught.append(options)
-    command.__annotations__ = {"options": kind, "return": None}
-    app.command()(with_flags(command))
+    from .cli_errors import BadUsage
+    from .cli_report import read_flags
     try:
-        parsed(app, one_goodput(words), "tokenflow")()
+        return read_flags(kind, words)
     except BadUsage as error:
         raise BadInput(_WHAT, str(saved.folder / HOST), f"its command is none of this version: {error}") from None
-    return caught[0]
 
 
 def _must_be_the_same(saved: Saved, now: Mapping[str, Any]) -> None:
