@@ -51,6 +51,8 @@ def _spread(name: str, title: str, mean_limit: float | None = None) -> tuple[Met
             Metric(f"p99_{name}_ms", f"{title} P99{unit}", scale, form))
 
 
+FIDELITY = ("plan_fidelity", "departures", "fallbacks")     #: how far plans were carried out
+
 METRICS = (
     *_spread("ttft", "TTFT", 0.10),
     *_spread("tpot", "TPOT", 0.10),

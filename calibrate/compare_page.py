@@ -6,7 +6,7 @@ import platform
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from sim.plots import Drawing
+from sim.plot_style import Drawing
 from sim.report_html import HINT, document, figures, scrolling
 from sim.saving import version_of
 from sim.winner import RULE

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from policies.api import Floats
-from sim.plots import Drawing, as_png, own_look
-
-from .saved_runs import Saved
+from sim.plot_style import Drawing, as_png, own_look
+from sim.saved_runs import Saved
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +75,7 @@ def _first_tokens(run: Saved) -> Line | None:
 
 
 def _tokens(run: Saved) -> Line | None:
-    times = run.token_times_s()
+    times = run.all_token_times_s()
     return None if times is None else _counted(times)
 
 
@@ -88,10 +87,11 @@ def _counted(times: Floats) -> Line | None:
 
 def _of_timeline(*columns: str) -> Callable[[Saved], Line | None]:
     def of(run: Saved) -> Line | None:
-        if run.timeline is None or not all(name in run.timeline for name in ("start_s", "end_s", *columns)):
+        if run.timeline is None:
             return None
-        count = np.sum([run.timeline[name] for name in columns], axis=0)
-        return (np.append(run.timeline["start_s"], run.timeline["end_s"][-1:]), np.append(count, 0.0)) if len(count) else None
+        told = run.timeline.columns()
+        count = np.sum([told[name] for name in columns], axis=0)
+        return (np.append(told["start_s"], told["end_s"][-1:]), np.append(count, 0.0)) if len(count) else None
     return of
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from sim.counted import counted
+from sim.saved_runs import Saved, read_runs
 from sim.winner import BASELINES, RULE, Verdict, verdict
 from traces import BadInput
 
-from .agreement import DISTRIBUTIONS, EFFECT_RULE, Distance, Effect, Row, distance, effects, medians, rows
+from .agreement import DISTRIBUTIONS, EFFECT_RULE, FIDELITY, METRICS, Distance, Effect, Row, distance, effects, medians, rows
 from .replay_result import SERVER
-from .saved_runs import FIDELITY, Saved, read_runs
 
 STOCK, ITS_POLICY = BASELINES       #: vLLM's own scheduler, and the policy that simulates it
 
@@ -101,6 +101,8 @@ def comparison(simulated: Path, measured: Sequence[Path]) -> Comparison:
         raise BadInput("compare", str(simulated), why)
     pairs = [Pair(label, ours[mine], [runs[label] for runs in theirs if label in runs]) for label, mine in partner.items()]
     for pair in pairs:
+        for run in (pair.simulated, *pair.measured):
+            run.check_numbers([*(metric.key for metric in METRICS), *FIDELITY])
         for run in pair.measured:
             if pair.simulated.asked.shape != run.asked.shape or not np.allclose(pair.simulated.asked, run.asked, rtol=0, atol=1e-9):
                 raise BadInput("compare", str(run.folder), f"is of other requests than {pair.simulated.folder}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sim.plots import Drawing, as_png, own_look
+from sim.plot_style import Drawing, as_png, own_look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sim.plots import as_png, own_look
+from sim.plot_style import as_png, own_look
 
 from .solver import Floats
 from .tables import StepTable

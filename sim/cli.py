@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (without the program's name); returns the exit code."""
-    return run(_app, _one_goodput(list(sys.argv[1:] if argv is None else argv)), "tokenflow")
+    return run(_app, one_goodput(list(sys.argv[1:] if argv is None else argv)), "tokenflow")
 
 
 def _app() -> typer.Typer:
@@ -22,7 +22,7 @@ def _app() -> typer.Typer:
     return app
 
 
-def _one_goodput(words: list[str]) -> list[str]:
+def one_goodput(words: list[str]) -> list[str]:
     """vLLM's way of giving `--goodput` several limits, with blanks between them, as the one word that the parser takes."""
     joined: list[str] = []
     for word in words:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .cli_options import CompareOptions, DemoOptions, Job, Options, ReproduceOptions, RunOptions, with_flags
+from .cli_report import ReportOptions, TraceEventsOptions
 from .cli_sweep import SweepOptions
 from .cli_trace import app as trace_app
 
@@ -100,6 +102,22 @@ def sweep(options: SweepOptions) -> int:
     """Simulate a study: policies, parameters, workloads and machines, each with several seeds. Exit code 1 if a run failed."""
     from .cli_sweep import show
     return show(options)
+
+
+@app.command("report")
+@with_flags
+def report(options: ReportOptions) -> None:
+    """One HTML page on the results in a directory: tables, figures, how to run it again."""
+    from .report_dir import show
+    show(Path(options.directory), options.target())
+
+
+@app.command("trace-events")
+@with_flags
+def trace_events(options: TraceEventsOptions) -> None:
+    """What the engine does, step by step, as a trace for Perfetto: requests, copies, preemptions, stalls."""
+    from .trace_events import show
+    show(options)
 
 
 def _study(options: Options, command: str, chosen: Callable[[], list[Choice]]) -> None:

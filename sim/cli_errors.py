@@ -29,7 +29,7 @@ class Ended(BaseException):
     """A signal asks the process to end: raised, so that drafts and children are cleared away. Its argument is the signal."""
 
 
-class _BadUsage(Exception):
+class BadUsage(Exception):
     """The command line itself is wrong."""
 
 
@@ -53,7 +53,7 @@ def run(app: Callable[[], typer.Typer], argv: Sequence[str], prog: str) -> int:
 
 def _done(app: Callable[[], typer.Typer], words: list[str], prog: str, debug: bool) -> int:
     try:
-        job = _parsed(app(), words, prog)
+        job = parsed(app(), words, prog)
         code = job() if callable(job) else job
         if sys.stdout is not None:          # closed before we began
             sys.stdout.flush()
@@ -61,7 +61,7 @@ def _done(app: Callable[[], typer.Typer], words: list[str], prog: str, debug: bo
     except (BrokenPipeError, SystemExit):   # typer and rich exit where their pipe breaks: whoever read it has seen enough
         _drop_output()
         return OK
-    except _BadUsage as error:
+    except BadUsage as error:
         return _fail(prog, str(error), debug)
     except OSError as error:                # files are read and written elsewhere, with their own errors
         _drop_output()
@@ -93,14 +93,14 @@ def _endings_raised() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _parsed(app: typer.Typer, words: list[str], prog: str) -> Any:
+def parsed(app: typer.Typer, words: list[str], prog: str) -> Any:
     """What the command returns."""
     import typer
     usage_error: type[Exception] = typer.BadParameter.__bases__[0]      # typer's own click or the one beside it, by version
     try:
         job = app(words, prog_name=prog, standalone_mode=False)
     except usage_error as error:
-        raise _BadUsage(_usage(error)) from error
+        raise BadUsage(_usage(error)) from error
     except typer.Abort:
         raise KeyboardInterrupt from None
     if job == INTERRUPTED:                  # what newer typer makes of an interruption

@@ -183,8 +183,8 @@ class Asked(Drawn, Cut, Read):
 
 
 @dataclass(frozen=True)
-class Options(Asked):
-    """What `run` and `compare` take."""
+class Simulated(Asked):
+    """What is simulated, but for the policy."""
 
     max_model_len: Annotated[int | None, _clients(
         "Reject requests whose prompt and output together are longer (default: no limit)", metavar="TOKENS")] = None
@@ -216,6 +216,35 @@ class Options(Asked):
     until: Annotated[float | None, _run("Stop at this second; the rest stays unfinished", metavar="SECOND")] = None
     step_by_step: Annotated[bool, _run("One engine step per event: slower, for checking", "--step-by-step")] = False
 
+    def simulation(self) -> dict[str, Any]:
+        """Keyword arguments of `sim.simulate` for everything but policy and trace."""
+        from .workloads import workload
+        machine = workload(self.workload).machine if self.workload is not None else {}
+        machine |= self._given(*_MACHINE)
+        if self.kv_tokens is not None and self.mem_fraction is not None:
+            from traces import BadInput
+            raise BadInput("--mem-fraction", str(self.mem_fraction), "cannot be given together with --kv-tokens")
+        if self.host_time_ms is not None:
+            machine["host_s"] = self.host_time_ms / 1000
+        return machine | self.reported() | {
+            "workload": self._named(), "consume_rate": self.readers()[0], "seed": self.seed,
+            "max_concurrency": self.max_concurrency, "max_model_len": self.max_model_len, "until_s": self.until,
+            "step_by_step": self.step_by_step,
+        }
+
+    def _named(self) -> str | None:
+        """The workload's name, followed by what was changed in it."""
+        changed = self.draws() | self._given(*_MACHINE, "host_time_ms", "consume_rate", "max_concurrency", "max_model_len")
+        name = changed.pop("workload", None)
+        if self.consume_rate == Asked.consume_rate:
+            del changed["consume_rate"]
+        return name and " ".join([name, *(f"{flag_name(flag)} {value}" for flag, value in changed.items())])
+
+
+@dataclass(frozen=True)
+class Options(Simulated):
+    """What `run` and `compare` take."""
+
     save_detailed: Annotated[bool, _metrics(
         "Also keep lists with an element per request: TTFT, every ITL, lengths, errors", "--save-detailed")] = False
 
@@ -228,31 +257,10 @@ class Options(Asked):
     debug: Annotated[bool, _output(DEBUG, "--debug")] = False
 
     def simulation(self) -> dict[str, Any]:
-        """Keyword arguments of `sim.simulate` for everything but policy and trace."""
         if self.save_timeline and self.json and self.output_dir is None:
             from traces import BadInput
             raise BadInput("--save-timeline", "command line", "with --json alone no file is kept: give -o DIR as well")
-        from .workloads import workload
-        machine = workload(self.workload).machine if self.workload is not None else {}
-        machine |= self._given(*_MACHINE)
-        if self.kv_tokens is not None and self.mem_fraction is not None:
-            from traces import BadInput
-            raise BadInput("--mem-fraction", str(self.mem_fraction), "cannot be given together with --kv-tokens")
-        if self.host_time_ms is not None:
-            machine["host_s"] = self.host_time_ms / 1000
-        return machine | self.reported() | {
-            "workload": self._named(), "consume_rate": self.readers()[0], "seed": self.seed,
-            "max_concurrency": self.max_concurrency, "max_model_len": self.max_model_len, "until_s": self.until,
-            "step_by_step": self.step_by_step, "timeline": self.save_timeline,
-        }
-
-    def _named(self) -> str | None:
-        """The workload's name, followed by what was changed in it."""
-        changed = self.draws() | self._given(*_MACHINE, "host_time_ms", "consume_rate", "max_concurrency", "max_model_len")
-        name = changed.pop("workload", None)
-        if self.consume_rate == Options.consume_rate:
-            del changed["consume_rate"]
-        return name and " ".join([name, *(f"{flag_name(flag)} {value}" for flag, value in changed.items())])
+        return super().simulation() | {"timeline": self.save_timeline}
 
     @property
     def target(self) -> Path | None:
@@ -260,10 +268,15 @@ class Options(Asked):
 
 
 @dataclass(frozen=True)
-class RunOptions(Options):
+class OnePolicy(Flags):
     policy: Annotated[str, _run(
         "NAME, file.py:Class or module:Class; see tokenflow list policies (default: tokenflow)", metavar="POLICY")] = "tokenflow"
     policy_arg: Annotated[list[str] | None, _run("An argument of the policy; may be repeated", metavar="KEY=VALUE")] = None
+
+
+@dataclass(frozen=True)
+class RunOptions(OnePolicy, Options):
+    pass
 
 
 @dataclass(frozen=True)

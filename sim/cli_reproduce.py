@@ -16,7 +16,7 @@ from . import saving
 from .cli_progress import Bar
 from .cli_tables import plain_console
 from .code_version import code_version
-from .plots import as_png, own_look
+from .plot_style import as_png, own_look
 from .reproduce import output, page
 from .reproduce.items import ITEMS, chosen
 from .reproduce.judging import Row

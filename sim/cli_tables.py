@@ -8,15 +8,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from traces.pace import changing, mean_tps
+from traces.pace import changing, mean_tps, split
 
 from .cli_options import PAPERS_RATE
 from .counted import counted
+from .outcome import Outcome
 from .result import Result
 from .winner import verdict
 
@@ -137,6 +139,12 @@ def row_of(key: str) -> Row | None:
     return next((row for row in (*_readers(ranks), *_ENGINE, *_FATES) if row.value == key), None)
 
 
+def keys(summary: Summary) -> list[str]:
+    """Of the summary, those that the rows take."""
+    rows = [row for section in (_readers(summary), _ENGINE, _FATES) for row in section]
+    return [*(row.value for row in rows if isinstance(row.value, str)), "h2d_utilisation", "d2h_utilisation"]
+
+
 def pages(labels: list[str], width: int) -> list[list[str]]:
     """The labels of each table, so wide in characters; each begins with the first policy."""
     first, *others = labels
@@ -174,12 +182,12 @@ def header(label: str) -> str:
     return label.replace("[", "\n[").replace(",", ",\n")
 
 
-def heading(result: Result) -> list[str]:
+def heading(result: Outcome) -> list[str]:
     """What all runs have in common."""
     said = result.summary
     named = "" if said["workload"] is None else f"{said['workload']}, "
     lines = [
-        f"{named}{counted(len(result.trace), 'request')}: {said['trace'] or 'given'}",
+        f"{named}{counted(len(result.columns()['fate']), 'request')}: {said['trace'] or 'given'}",
         f"{said.get('model')} on {said.get('hardware')}" + _pools(said),
         _rates(result),
     ]
@@ -197,17 +205,18 @@ def _pools(said: Summary) -> str:
     return f": KV pool {said['kv_tokens']:,} tokens, host {said['host_kv_tokens']:,}, {said['max_seqs']:,} seats"
 
 
-def _rates(result: Result) -> str:
+def _rates(result: Outcome) -> str:
     """How fast readers are; the trace's source, a line above, names the law where rates were drawn from one."""
-    given, n = sum(value == value for value in result.trace.consume_tps), len(result.trace)
-    if given == n:
-        rates = mean_tps(result.rates, result.trace.rate_changes, result.trace.output_tokens)
-        varying = " over their answers" if len(changing(result.trace.rate_changes)) else ""
-        return (f"Readers take {rates.min():.3g} to {rates.max():.3g} tokens/s{varying}, each their own, "
-                f"{rates.mean():.3g} on average.")
-    rate = result.summary["consume_rate"]
+    told, rate = result.columns(), result.summary["consume_rate"]
+    paces = told["consume_tps"]
+    own, n = sum(pace != rate for pace in paces.tolist()), len(paces)
+    if own == n:
+        tps, changes = split(paces)
+        rates, varying = mean_tps(tps, changes, told["output_tokens"].astype(np.int64)), bool(len(changing(changes)))
+        return (f"Readers take {rates.min():.3g} to {rates.max():.3g} tokens/s{' over their answers' if varying else ''}, each "
+                f"their own, {rates.mean():.3g} on average.")
     usual = f"Readers take {rate:g} tokens/s" + (" (the TokenFlow paper's rate)" if rate == PAPERS_RATE else "")
-    return usual + (f" where the trace does not say; it does for {given:,} of {n:,}." if given else ".")
+    return usual + (f" where the trace does not say otherwise; it does for {own:,} of {n:,}." if own else ".")
 
 
 def _greater(one: float | None, other: float | None) -> float | None:

@@ -34,35 +34,35 @@ class Displayed:
 
     def plot_ttft(self, ax: Axes | None = None) -> Axes:
         """Share of requests that had their first token after so long; on `ax`, else on a new figure."""
-        from . import plots
-        return plots.shown(plots.ttft_cdf, self._by_label(), ax)
+        from . import display_plots, plots
+        return display_plots.shown(plots.ttft_cdf, self._by_label(), ax)
 
     def plot_rebuffering(self, ax: Axes | None = None) -> Axes:
         """Share of readers whose buffer was empty for so long in all; on `ax`, else on a new figure."""
-        from . import plots
-        return plots.shown(plots.rebuffer_cdf, self._by_label(), ax)
+        from . import display_plots, plots
+        return display_plots.shown(plots.rebuffer_cdf, self._by_label(), ax)
 
     def plot_tokens(self, ids: int | Sequence[int] | None = None) -> AxesArray:
         """Tokens generated and read of these requests (rows of the trace; else one in the middle and the last), on a new figure.
 
         Axes of shape (policies, requests).
         """
-        from . import plots
+        from . import display_plots, plots
         results = self._by_label()
         chosen = plots.chosen_requests(results) if ids is None else np.atleast_1d(ids).tolist()
         if not chosen:
             raise BadInput("requests", str(chosen), "name at least one" if ids is not None else "nobody reads any of them")
         for id in chosen:
             next(iter(results.values())).token_times_s(id)      # says whether there is such a request
-        return plots.shown_figure(plots.tokens, results, chosen).reshape(len(results), len(chosen))
+        return display_plots.shown_figure(plots.tokens, results, chosen).reshape(len(results), len(chosen))
 
     def plot_timeline(self) -> AxesArray:
         """Requests queued, on the GPU and away over time, a panel each, on a new figure. Needs `simulate(..., timeline=True)`."""
-        from . import plots
+        from . import display_plots, plots
         results = self._by_label()
         for label, result in results.items():
             plots.check_timeline(label, result)
-        return plots.shown_figure(plots.requests_over_time, results)
+        return display_plots.shown_figure(plots.requests_over_time, results)
 
 
 def number(summary: Mapping[str, Any], key: str, scale: float = 1.0) -> str:

@@ -4,77 +4,51 @@
     figure = Figure()
     ttft_cdf(figure.subplots(), {"sglang": one, "tokenflow": other})
 
-A policy has the same colour, line and marker in every figure: that of its place among the results.
+A policy has the same colour, line and marker in every figure: that of its place among the results, which may be live or read back
+(`sim.saved_runs`).
 """
 
 from __future__ import annotations
 
-import io
-import logging
-import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from textwrap import wrap
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from policies.api import Floats
 from traces import BadInput
 
 from .metrics import PATIENCE_S
-from .records import Fate
-from .result import Result
+from .outcome import Outcome
+from .plot_pareto import pareto_figure
+from .plot_style import (
+    COLOURS,
+    WIDTH_IN,
+    Drawing,
+    NewFigure,
+    as_png,
+    legend,
+    new_figure,
+    own_look,
+    seconds_on_log,
+    styles,
+    thousands,
+    wrapped,
+)
 from .timeline import Timeline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Results = Mapping[str, Result]
-NewFigure = Callable[..., "Figure"]
-
-# Okabe and Ito's colours, told apart by colour-blind readers as well, but for the yellow
-_COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#000000", "#808080")
-_LINES, _MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D", "v", "P", "X")
-
-_WIDTH_IN, _DPI = 5.0, 200      # narrow: letters stay readable when a phone shows the whole width
-_LOOK = {"font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8,
-         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#dddddd", "grid.linewidth": 0.6,
-         "axes.axisbelow": True, "lines.linewidth": 1.5, "lines.markersize": 4, "hatch.linewidth": 0.5,
-         "figure.constrained_layout.use": True}
+Results = Mapping[str, Outcome]
 
 _STALL: dict[str, Any] = {"facecolor": "#f7d9d0", "edgecolor": "#8c2d04", "linewidth": 0.3, "hatch": "////"}
 
 #: what `residency` shows, by columns of the timeline
 WHERE = {"queued": ("queued",), "on the GPU": ("running", "paused"), "away": ("on_host", "loading", "evicting")}
-_POINTS = 256       # of a line over time
+_POINTS, _RATE_POINTS = 256, 64     # of a line over time; of one that goes up and down all the time
 _PANELS_PX = 400    # width of a row of panels, without labels, where a report shows it
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A finished figure."""
-
-    name: str       #: of its file
-    title: str
-    caption: str    #: one sentence on how to read it
-    png: bytes
-
-
-def styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Colour, line and marker of each policy; no two of the first 28 share line and marker.
-
-    Each line is narrower than the one before it, so that both are seen where one lies on the other.
-    """
-    def nth(looks: tuple[str, ...], i: int) -> str:
-        return looks[i % len(looks)]
-    return {label: {"color": nth(_COLOURS, i), "linestyle": nth(_LINES, i), "marker": nth(_MARKERS, i),
-                    "linewidth": max(3.2 * 0.82**i, 0.8)}
-            for i, label in enumerate(labels)}
 
 
 # ---- on an Axes of the caller
@@ -83,17 +57,16 @@ def ttft_cdf(axes: Axes, results: Results) -> None:
     """Share of requests that had their first token after so long; who never got one counts as still waiting."""
     first_s, last_s = 1.0, PATIENCE_S
     for label, result in results.items():
-        ttft_s = result.metrics.ttft_s
-        waited_s = np.sort(ttft_s[~np.isnan(ttft_s)])
-        asked = int(np.count_nonzero(result.records.fate != Fate.REJECTED))
+        told = result.columns()
+        waited_s = np.sort(_known(told["ttft_s"]))
+        asked = int(np.count_nonzero(told["fate"] != "rejected"))
         share = 100 * np.arange(len(waited_s) + 1) / asked
         before_s = min(1e-3, float(waited_s[0]) / 2) if len(waited_s) else 1e-3
         _line(axes, results, label, np.append(before_s, waited_s), share, drawstyle="steps-post")
         if len(waited_s):
             first_s, last_s = min(first_s, float(waited_s[0])), max(last_s, float(waited_s[-1]))
-    axes.set_xscale("log")
+    seconds_on_log(axes)
     axes.set_xlim(first_s / 1.3, last_s * 1.3)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.axvline(PATIENCE_S, color="#555555", linewidth=1, linestyle=(0, (2, 2)))
     axes.annotate(f"{PATIENCE_S:g} s", (PATIENCE_S, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
                   textcoords="offset points", ha="center", va="bottom", fontsize=8, color="#555555")
@@ -103,7 +76,7 @@ def ttft_cdf(axes: Axes, results: Results) -> None:
 
 def rebuffer_cdf(axes: Axes, results: Results) -> None:
     """Share of readers whose buffer was empty for so long in all, between their first token and the last."""
-    stalled = {label: np.sort(_known(result.metrics.reading.rebuffer_s)) for label, result in results.items()}
+    stalled = {label: np.sort(_known(result.columns()["rebuffer_s"])) for label, result in results.items()}
     longest_s = max([1.0, *(float(seconds[-1]) for seconds in stalled.values() if len(seconds))])
     for label, seconds in stalled.items():
         if not len(seconds):
@@ -117,13 +90,15 @@ def rebuffer_cdf(axes: Axes, results: Results) -> None:
     _share(axes, "readers, %")
 
 
-def token_timelines(axes: Axes, result: Result, id: int, colour: str = _COLOURS[0], least_s: float = 0.0) -> None:
+def token_timelines(axes: Axes, result: Outcome, id: int, colour: str = COLOURS[0], least_s: float = 0.0) -> None:
     """Tokens of one request that are generated, and read, over time since it was sent; its reader's stalls are hatched.
 
-    Stalls less than `least_s` apart are one; what is shorter than that then is left out.
+    Stalls less than `least_s` apart are one; what is shorter than that then is left out. The result needs the tokens' times.
     """
-    sent_s, times_s = result.records.sent_s[id], result.token_times_s(id)
-    taken_s, stalls = result.read_along(id)
+    sent_s, times_s, along = result.columns()["sent_s"][id], result.token_times_s(id), result.read_along(id)
+    if times_s is None or along is None:
+        raise BadInput("tokens' times", result.label, "were not kept: --save-detailed")
+    taken_s, stalls = along
     tokens = np.arange(len(times_s) + 1)
     if len(stalls):
         apart = stalls[1:, 0] - stalls[:-1, 1] >= least_s
@@ -137,58 +112,47 @@ def token_timelines(axes: Axes, result: Result, id: int, colour: str = _COLOURS[
 
 def residency(axes: Axes, results: Results, where: str) -> None:
     """Requests over time that are at one of WHERE. The results need a timeline."""
+    over_time(axes, results, WHERE[where])
+    axes.set_ylim(0, max(axes.get_ylim()[1], 1.0))
+
+
+def over_time(axes: Axes, results: Results, columns: Sequence[str], unit: Mapping[str, float] | None = None,
+              points: int = _POINTS) -> None:
+    """The sum of columns of the timeline, which the results need, averaged over so many stretches.
+
+    `unit`: what a result's numbers are multiplied by.
+    """
     for label, result in results.items():
         told = check_timeline(label, result).columns()
-        count: Floats = np.sum([told[column] for column in WHERE[where]], axis=0)
+        total: Floats = np.sum([told[column] for column in columns], axis=0) * (unit or {}).get(label, 1.0)
         start_s, end_s = told["start_s"], told["end_s"]
-        if not len(count):      # stopped before anyone came
+        if not len(total):      # stopped before anyone came
             continue
-        first = np.arange(0, len(count), -(-len(count) // _POINTS))
+        first = np.arange(0, len(total), -(-len(total) // points))
         spans = np.add.reduceat(end_s - start_s, first)
-        mean = np.add.reduceat(count * (end_s - start_s), first) / spans
+        mean = np.add.reduceat(total * (end_s - start_s), first) / spans
         _line(axes, results, label, start_s[first] + spans / 2, mean, clip_on=False)     # of a line at 0 half would be cut off
-    axes.set_ylim(0, max(axes.get_ylim()[1], 1.0))
+    axes.set_ylim(bottom=0)
     axes.margins(x=0.02)
 
 
-def check_timeline(label: str, result: Result) -> Timeline:
+def check_timeline(label: str, result: Outcome) -> Timeline:
     """Its timeline; BadInput when it has none."""
     if result.timeline is None:
         raise BadInput("timeline", label, "was not recorded: simulate(..., timeline=True)")
     return result.timeline
 
 
-# ---- as pyplot's figures, which notebooks show; the caller's settings rule, but for our look
-
-def shown(plot: Callable[[Axes, Results], None], results: Results, axes: Axes | None) -> Axes:
-    """On the caller's axes, or on those of a new figure."""
-    if axes is None:
-        drawn: Axes = shown_figure(_one(plot), results)[0]
-        return drawn
-    plot(axes, results)
-    for text in axes.legend().get_texts():
-        text.set_parse_math(False)
-    return axes
-
-
-def shown_figure(figure: Callable[..., Figure], results: Results, *more: Any) -> npt.NDArray[np.object_]:
-    """All axes of a new figure."""
-    import matplotlib
-    import matplotlib.pyplot as plt
-    plt.draw_if_interactive()       # loads the backend: what it sets, as notebooks' does, must not end with the context
-    with matplotlib.rc_context(_LOOK):
-        return np.array(figure(results, *more, new=plt.figure).axes)
-
-
 # ---- whole figures; `new` makes an empty one
 
 def chosen_requests(results: Results) -> list[int]:
     """By order of arrival the one in the middle, and the last, of those whom someone reads and every policy served in full."""
-    traces = [result.trace for result in results.values()]
-    served = np.all([result.records.fate == Fate.COMPLETED for result in results.values()], axis=0)
-    ids = (traces[0].reader & served).nonzero()[0]
+    told = [result.columns() for result in results.values()]
+    served = np.all([columns["fate"] == "completed" for columns in told], axis=0)
+    read = np.any([~np.isnan(columns["rebuffer_s"]) for columns in told], axis=0)
+    ids = (read & served).nonzero()[0]
     if not len(ids):
-        ids = traces[0].reader.nonzero()[0]
+        ids = read.nonzero()[0]
     return sorted({int(ids[len(ids) // 2]), int(ids[-1])}) if len(ids) else []
 
 
@@ -199,49 +163,53 @@ def draw(results: Results) -> list[Drawing]:
         return [Drawing(name, title, caption, as_png(figure)) for name, title, caption, figure in made if figure is not None]
 
 
-def _one(plot: Callable[[Axes, Results], None]) -> Callable[..., Figure]:
+def one(plot: Callable[[Axes, Results], None]) -> Callable[..., Figure]:
+    """The figure of a plot that takes an Axes."""
     def figure(results: Results, new: NewFigure | None = None) -> Figure:
-        made = _figure(3.4, results, new)
+        made = new_figure(3.4, results, new)
         plot(made.subplots(), results)
-        return _legend(made, results)
+        return legend(made, results)
     return figure
 
 
 def _ttft(results: Results) -> Figure | None:
-    served = any(len(_known(result.metrics.ttft_s)) for result in results.values())
-    return _one(ttft_cdf)(results) if served else None
+    served = any(len(_known(result.columns()["ttft_s"])) for result in results.values())
+    return one(ttft_cdf)(results) if served else None
 
 
 def _rebuffering(results: Results) -> Figure | None:
-    read = any(len(_known(result.metrics.reading.rebuffer_s)) for result in results.values())
-    return _one(rebuffer_cdf)(results) if read else None
+    read = any(len(_known(result.columns()["rebuffer_s"])) for result in results.values())
+    return one(rebuffer_cdf)(results) if read else None
 
 
 def _tokens(results: Results) -> Figure | None:
     ids = chosen_requests(results)
-    return tokens(results, ids) if any(result.records.tokens[id] for result in results.values() for id in ids) else None
+    told = [result for result in results.values() if result.token_times_s(0) is not None]
+    return tokens(results, ids) if any(result.columns()["delivered_tokens"][id] for result in told for id in ids) else None
 
 
 def tokens(results: Results, ids: Sequence[int], new: NewFigure | None = None) -> Figure:
-    """A row per policy, a panel per request."""
-    figure = _figure(1.15 * len(results) + 0.6, results, new, max(_WIDTH_IN, 1.7 * len(ids)))
+    """A row per policy whose tokens' times are known, a panel per request."""
+    looks = styles(results)
+    results = {label: result for label, result in results.items() if result.token_times_s(0) is not None}
+    asked = next(iter(results.values())).columns()
+    figure = new_figure(1.15 * len(results) + 0.6, results, new, max(WIDTH_IN, 1.7 * len(ids)))
     panels = figure.subplots(len(results), len(ids), sharex="col", sharey="col", squeeze=False)
-    trace = next(iter(results.values())).trace
     pixel_s = [len(ids) / _PANELS_PX * max(_read_s(result, id) for result in results.values()) for id in ids]
-    for row, (label, look) in zip(panels, styles(results).items()):
+    for row, (label, result) in zip(panels, results.items()):
         for axes, id, least_s in zip(row, ids, pixel_s):
-            token_timelines(axes, results[label], id, look["color"], least_s)
-        row[0].set_title(_wrapped(label, 55), loc="left", fontweight="bold", parse_math=False)
+            token_timelines(axes, result, id, looks[label]["color"], least_s)
+        row[0].set_title(wrapped(label, 55), loc="left", fontweight="bold", parse_math=False)
         row[0].set_ylabel("tokens")
     above = 6 + 12 * (panels[0][0].get_title("left").count("\n") + 1)
     for first, last, id in zip(panels[0], panels[-1], ids):
-        what = f"request {id}\n{trace.input_tokens[id]:,} tokens in, {trace.output_tokens[id]:,} out"
+        what = f"request {id}\n{asked['input_tokens'][id]:,.0f} tokens in, {asked['output_tokens'][id]:,.0f} out"
         first.annotate(what, (0.5, 1), xycoords="axes fraction", xytext=(0, above), textcoords="offset points", ha="center",
                        va="bottom", fontsize=8)
         first.set_ylim(bottom=0)
         first.set_xlim(left=0)
         first.yaxis.get_major_locator().set_params(integer=True)
-        first.yaxis.set_major_formatter(_thousands)
+        first.yaxis.set_major_formatter(thousands)
         last.set_xlabel("time since sent, s")
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -251,21 +219,19 @@ def tokens(results: Results, ids: Sequence[int], new: NewFigure | None = None) -
     return figure
 
 
-def _read_s(result: Result, id: int) -> float:
+def _read_s(result: Outcome, id: int) -> float:
     """Seconds from sending a request to its last token read."""
-    taken_s, _ = result.read_along(id)
-    return float(taken_s[-1] - result.records.sent_s[id]) if len(taken_s) else 0.0
+    along = result.read_along(id)
+    return float(along[0][-1] - result.columns()["sent_s"][id]) if along is not None and len(along[0]) else 0.0
 
 
 def _requests(results: Results) -> Figure | None:
-    if not all(result.timeline is not None and len(result.timeline.start_s) for result in results.values()):
-        return None
-    return requests_over_time(results)
+    return requests_over_time(results) if _timed(results) else None
 
 
 def requests_over_time(results: Results, new: NewFigure | None = None) -> Figure:
     """A panel per place where they can be. The results need a timeline."""
-    figure = _figure(5.2, results, new)
+    figure = new_figure(5.2, results, new)
     panels = figure.subplots(len(WHERE), 1, sharex=True)
     titles = ("queued: no KV anywhere", "running: KV on the GPU", "away: KV on the host or on its way")
     for axes, where, title in zip(panels, WHERE, titles):
@@ -274,8 +240,42 @@ def requests_over_time(results: Results, new: NewFigure | None = None) -> Figure
         axes.set_ylabel("requests")
         axes.yaxis.get_major_locator().set_params(integer=True)
     panels[-1].set_xlabel("time, s")
-    return _legend(figure, results)
+    return legend(figure, results)
 
+
+def _timed(results: Results) -> Results:
+    """All of them, when each has a timeline with something in it; nobody otherwise."""
+    return results if all(result.timeline is not None and len(result.timeline.start_s) for result in results.values()) else {}
+
+
+def _memory(results: Results) -> Figure | None:
+    if not (results := _timed(results)) or any(result.summary["block_size"] is None for result in results.values()):
+        return None
+    figure = new_figure(6.2, results)
+    panels = figure.subplots(len(_CARRIED), 1, sharex=True)
+    blocks = {label: result.summary["block_size"] * 1e-3 for label, result in results.items()}
+    for axes, (column, (title, unit)) in zip(panels, _CARRIED.items()):
+        of_link = column.endswith("per_s")
+        over_time(axes, results, (column,), dict.fromkeys(results, 1e-9) if of_link else blocks,
+                  _RATE_POINTS if of_link else _POINTS)
+        axes.set_title(title, loc="left")
+        axes.set_ylabel(unit)
+        axes.set_ylim(0, max(axes.get_ylim()[1], 1e-3 if of_link else 1.0))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    pools = {result.summary["kv_tokens"] for result in results.values()} - {None}
+    if len(pools) == 1:
+        panels[0].axhline(1e-3 * pools.pop(), color="#555555", linewidth=1, linestyle=(0, (2, 2)))
+    panels[-1].set_xlabel("time, s")
+    return legend(figure, results)
+
+
+#: panels of `memory`: column of the timeline, title, unit
+_CARRIED = {
+    "gpu_blocks": ("KV on the GPU", "thousand tokens"),
+    "host_blocks": ("KV on the host", "thousand tokens"),
+    "h2d_bytes_per_s": ("link, host to GPU", "GB/s"),
+    "d2h_bytes_per_s": ("link, GPU to host", "GB/s"),
+}
 
 #: of each figure: title, how to read it, and what draws it (None where there is nothing to draw)
 DRAWINGS: dict[str, tuple[str, str, Callable[[Results], Figure | None]]] = {
@@ -291,6 +291,12 @@ DRAWINGS: dict[str, tuple[str, str, Callable[[Results], Figure | None]]] = {
     "requests": ("Requests over time", (
         "Where the requests that are not yet served are: waiting without KV, on the GPU (computing or paused), or away on the "
         "host; the three panels add up to everyone in the system."), _requests),
+    "memory": ("Memory and links over time", (
+        "KV that the GPU and the host hold (dashed: the GPU's pool), and what the link carries each way, writing in the background "
+        "included."), _memory),
+    "pareto": ("What a shorter wait costs", (
+        "Each policy's P99 time to first token against effective tokens/s, and against mean rebuffering: better is further left, "
+        "and up in the first panel, down in the second; dotted: the policies that no other beats in both."), pareto_figure),
 }
 
 
@@ -309,68 +315,5 @@ def _share(axes: Axes, what: str) -> None:
     axes.set_ylabel(what)
 
 
-def _thousands(value: float, _: int) -> str:
-    return f"{value:,.0f}"
-
-
 def _known(values: Floats) -> Floats:
     return values[~np.isnan(values)]
-
-
-def _figure(height_in: float, results: Results, new: NewFigure | None, width_in: float = _WIDTH_IN) -> Figure:
-    from matplotlib.figure import Figure
-    rows = sum(_wrapped(label).count("\n") + 1 for label in results) / _columns(results)
-    size = width_in, height_in + 0.15 * rows
-    return Figure(size, dpi=_DPI) if new is None else new(figsize=size)
-
-
-def _columns(results: Results) -> int:
-    longest = max(len(line) for label in results for line in _wrapped(label).split("\n"))
-    return min(len(results), 3 if longest <= 16 else 2 if longest <= 30 else 1)
-
-
-def _legend(figure: Figure, results: Results) -> Figure:
-    """Above everything, outside the data."""
-    from matplotlib.lines import Line2D
-    handles = [Line2D([], [], **look) for look in styles(results).values()]
-    legend = figure.legend(handles, [_wrapped(label) for label in results], loc="outside upper center", ncols=_columns(results),
-                           frameon=False, handlelength=3.5)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-    return figure
-
-
-def _wrapped(label: str, width: int = 40) -> str:
-    """In lines, which end with an argument where they can."""
-    lines = [""]
-    for part in re.split(r"(?<=[\[, ])", label):
-        if lines[-1] and len(lines[-1]) + len(part) > width:
-            lines.append("")
-        head, *tail = wrap(lines[-1] + part, width, drop_whitespace=False) or [""]
-        lines[-1:] = [head, *tail]
-    return "\n".join(lines) or " "
-
-
-def as_png(figure: Figure, dpi: float | str = "figure") -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()
-
-
-@contextmanager
-def own_look() -> Iterator[None]:
-    """Matplotlib's defaults and ours, for a while; what it says of caches and fonts is for nobody here."""
-    log = logging.getLogger("matplotlib")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        try:
-            import matplotlib
-        except ValueError as error:
-            raise BadInput("MPLBACKEND", os.environ.get("MPLBACKEND", ""), "matplotlib does not know it") from error
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            matplotlib.rcParams.update(_LOOK)
-            yield
-    finally:
-        log.setLevel(level)

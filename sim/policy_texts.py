@@ -28,6 +28,14 @@ def about_result(label: str, policy: Policy) -> str:
     return _first(own if own and not made_up else module.__doc__ if module else "")
 
 
+def about_named(label: str, arguments: str = "") -> str:
+    """Of the policy that a saved run calls so: what it is, where the package has it, and else with which arguments it ran."""
+    make = POLICIES.get(label.split("[")[0])
+    if make is not None:
+        return about(make)
+    return f"a policy of the user's own{f', with {arguments}' if arguments else ''}"
+
+
 def _first(text: str | None) -> str:
     """The first paragraph, in one line."""
     return " ".join(inspect.cleandoc(text or "").split("\n\n")[0].split())

@@ -7,7 +7,7 @@ from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
 
-from .plots import Drawing
+from .plot_style import Drawing
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #1b1b1b; --soft: #5c5c5c; --line: #d5d5d5; --page: #ffffff; --box: #f5f5f3 }

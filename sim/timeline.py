@@ -7,6 +7,7 @@ seconds wide and double as the run goes on, so that there are never more than MO
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
@@ -60,6 +61,12 @@ class Timeline:
         """`start_s`, `end_s`, the means by name, and the maxima as `max_<name>`."""
         return {"start_s": self.start_s, "end_s": self.end_s, **dict(zip((*_LEVELS, *_RATES), self.means.T)),
                 **{f"max_{name}": column for name, column in zip(_LEVELS, self.maxima.T)}}
+
+    @classmethod
+    def of_columns(cls, told: Mapping[str, Floats]) -> Timeline:
+        """What `columns` has given; KeyError when one of them is missing."""
+        means = np.column_stack([told[name] for name in (*_LEVELS, *_RATES)])
+        return cls(told["start_s"], told["end_s"], means, np.column_stack([told[f"max_{name}"] for name in _LEVELS]))
 
     @cached_property
     def frame(self) -> DataFrame:

@@ -261,6 +261,14 @@ BAD = [
     ("demo --seed -1", r"--seed: -1: must be a whole number from 0"),
     ("demo --seed one", r"--seed: 'one': is not a whole number"),
     ("demo --num-prompts 3", r"--num-prompts: tokenflow demo: No such option"),
+    # reports and traces of events, more in tests/test_report_dir.py and tests/test_trace_events.py
+    ("report nosuch", r"report: nosuch: there is no such directory"),
+    ("report taken", r"report: taken: holds no results: neither run.json"),
+    ("report good.csv", r"report: good.csv: is not a directory"),
+    ("trace-events taken", r"trace-events: taken: holds no run.json: it is no run of tokenflow"),
+    (f"trace-events {N} -o good.csv", r"output file: good.csv: must end in .json or .json.gz"),
+    (f"trace-events {N} --to-s -1", r"--to-s: -1.0: must be a number from 0"),
+    (f"trace-events {N} --save-timeline", r"--save-timeline: tokenflow trace-events: No such option"),
     # the command line itself
     ("fly", r"command line: tokenflow: No such command 'fly'"),
     ("run --nonsense 3", r"--nonsense: tokenflow run: No such option"),

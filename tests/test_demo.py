@@ -20,7 +20,7 @@ from sim.workloads import WORKLOADS
 
 pytestmark = pytest.mark.unaudited
 
-FIGURES = ["ttft.png", "rebuffering.png", "tokens.png", "requests.png"]
+FIGURES = ["ttft.png", "rebuffering.png", "tokens.png", "requests.png", "memory.png", "pareto.png"]
 THREE = """import sys
 from dataclasses import replace
 from sim.workloads import WORKLOADS
@@ -41,7 +41,7 @@ def test_table_figures_and_report(small: Path, capsys: pytest.CaptureFixture[str
     assert err == ""
     lines = out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[-5:] == [f"tokenflow-out/demo-1/{name}" for name in (*FIGURES, "report.html")]
+    assert lines[-7:] == [f"tokenflow-out/demo-1/{name}" for name in (*FIGURES, "report.html")]
     for policy in sim.demo.POLICIES:
         assert policy in out
     assert re.search(r"TTFT mean, s .* x\d", out)
@@ -51,7 +51,7 @@ def test_table_figures_and_report(small: Path, capsys: pytest.CaptureFixture[str
     report = Path("tokenflow-out/demo-1/report.html").read_text()
     for policy in sim.demo.POLICIES:
         assert policy in report
-    assert report.count("<img ") == 4
+    assert report.count("<img ") == 6
     assert os.listdir("tokenflow-out") == ["demo-1"]
 
 

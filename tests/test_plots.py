@@ -15,7 +15,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from sim import BadInput, Result, simulate
-from sim.plots import DRAWINGS, chosen_requests, draw, rebuffer_cdf, residency, styles, token_timelines, ttft_cdf
+from sim.plot_style import styles
+from sim.plots import DRAWINGS, chosen_requests, draw, rebuffer_cdf, residency, token_timelines, ttft_cdf
 from traces import generate, make_trace
 
 pytestmark = pytest.mark.unaudited
@@ -112,7 +113,8 @@ def png_size(data: bytes) -> tuple[int, int]:
 
 def test_every_figure_is_a_picture_with_something_in_it(results: dict[str, Result]) -> None:
     drawn = draw(results)
-    assert [drawing.name for drawing in drawn] == list(DRAWINGS) == ["ttft", "rebuffering", "tokens", "requests"]
+    assert [drawing.name for drawing in drawn] == list(DRAWINGS)
+    assert list(DRAWINGS) == ["ttft", "rebuffering", "tokens", "requests", "memory", "pareto"]
     for drawing in drawn:
         width, height = png_size(drawing.png)
         assert width >= 800
@@ -195,7 +197,7 @@ def test_stopped_before_anyone_came_there_is_nothing_to_draw() -> None:
 def test_long_and_odd_labels_are_not_markup() -> None:
     trace = make_trace([0.0, 0.1], 20, 30)
     label = r"my_policy.py:Shortest_First[most=16,cost=$x^2$\frac,name='a<b>&c']"
-    assert len(draw({label: simulate("vllm", trace, timeline=True)})) == 4
+    assert len(draw({label: simulate("vllm", trace, timeline=True)})) == 5
 
 
 def test_the_callers_matplotlib_stays_as_it_was() -> None:

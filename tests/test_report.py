@@ -13,7 +13,8 @@ from builders import Rotate
 from policies import POLICIES
 from sim import Result, simulate
 from sim.cli_tables import sections
-from sim.plots import Drawing, draw
+from sim.plot_style import Drawing
+from sim.plots import draw
 from sim.report import page
 from sim.report_terms import TERMS
 from traces import generate

@@ -109,6 +109,16 @@ def joined(tps: Floats, changes: Objects) -> list[float | Pace]:
     return [Pace(first, later) if later else first for first, later in zip(tps.tolist(), changes.tolist())]
 
 
+def split(cells: npt.NDArray[np.generic]) -> tuple[Floats, Objects]:
+    """Rates and changes of readers, each given as a rate or as the text of a pace. ValueError as `parse`."""
+    told = [parse(cell) if isinstance(cell, str) else cell for cell in cells.tolist()]
+    changes = constant(len(told))
+    for i, each in enumerate(told):
+        if isinstance(each, Pace):
+            changes[i] = each.changes
+    return np.array([each.tps if isinstance(each, Pace) else each for each in told], np.float64), changes
+
+
 def reading_s(tps: float, changes: Changes, tokens: int) -> Floats:
     """Seconds from taking up token 0 until token j is due, shape (tokens,)."""
     start, rate, length = _segments(tps, changes, tokens)

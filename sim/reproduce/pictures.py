@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..intervals import Estimate
-from ..plots import as_png, own_look, styles
+from ..plot_style import as_png, own_look, styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

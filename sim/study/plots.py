@@ -10,7 +10,7 @@ import numpy as np
 from traces import BadInput
 
 from ..cli_tables import row_of
-from ..plots import styles
+from ..plot_style import styles
 from .setup import nearest
 from .summary import CI
 
