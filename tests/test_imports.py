@@ -23,7 +23,7 @@ MAY_IMPORT = {
 }
 
 #: what only the edge of `sim` may import, beyond the above: command line, plots, studies, reports
-EDGE = re.compile(r"sim/(cli\w*|compare\w*|display|plots?\w*|report\w*|jobs|study/\w+|saving\w*|reproduce/pictures\w*)\.py")
+EDGE = re.compile(r"sim/(cli\w*|compare\w*|display\w*|plots?\w*|report\w*|jobs|study/\w+|saving\w*|reproduce/pictures\w*)\.py")
 EDGE_MAY_IMPORT = {"matplotlib", "scipy", "yaml", "joblib", "typer", "click", "rich", "optuna", "ray", "dask", "distributed"}
 
 #: files that drive the real machine

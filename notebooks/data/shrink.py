@@ -1,7 +1,7 @@
 """A small copy of what `tokenflow-calibrate validate` has left, for a notebook: python notebooks/data/shrink.py VALIDATED COPY
 
-Kept are run.json without its lists, requests.csv with four decimals, of timeline.csv where requests were, at most 96 points, and
-the order of the policies. Nothing else is: no host, no date, no command line, no path.
+Kept are run.json without its lists, requests.csv with four decimals, timeline.csv in at most 96 points, and the order of the
+policies. Nothing else is: no host, no date, no command line, no path.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 
 POINTS = 96
-WHERE = ["queued", "running", "paused", "on_host", "loading", "evicting"]
 
 
 def shrink(run: Path, copy: Path) -> None:
@@ -27,9 +26,11 @@ def shrink(run: Path, copy: Path) -> None:
     told = pd.read_csv(run / "timeline.csv")
     point = np.arange(len(told)) // -(-len(told) // POINTS)
     span_s = told["end_s"] - told["start_s"]
-    means = told[WHERE].mul(span_s, axis=0).groupby(point).sum().div(span_s.groupby(point).sum(), axis=0)
+    tops = [name for name in told if name.startswith("max_")]
+    counts = told.drop(columns=["start_s", "end_s", *tops])
+    means = counts.mul(span_s, axis=0).groupby(point).sum().div(span_s.groupby(point).sum(), axis=0)
     times = told.groupby(point).agg(start_s=("start_s", "first"), end_s=("end_s", "last"))
-    times.join(means).round(3).to_csv(copy / "timeline.csv", index=False)
+    times.join(means).join(told.groupby(point)[tops].max()).round(3).to_csv(copy / "timeline.csv", index=False)
 
 
 if __name__ == "__main__":
