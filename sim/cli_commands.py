@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .cli_capacity import CapacityOptions
 from .cli_options import CompareOptions, DemoOptions, Job, Options, ReproduceOptions, RunOptions, with_flags
 from .cli_trace import app as trace_app
 
@@ -91,6 +92,17 @@ def reproduce(options: ReproduceOptions) -> None:
         cli_reproduce.show_list()
     else:
         cli_reproduce.show(options.items or [], options.how(), options.workers(), options.resume, options.target)
+
+
+@app.command("capacity")
+@with_flags
+def capacity(options: CapacityOptions) -> None:
+    """The largest request rate, or burst, at which nearly all requests meet the limits of --goodput, under several policies.
+
+    Limits are ttft:1300,rebuffer:500 where --goodput gives none.
+    """
+    from .cli_capacity import show
+    show(options)
 
 
 def _study(options: Options, command: str, chosen: Callable[[], list[Choice]]) -> None:

@@ -33,14 +33,14 @@ _MACHINE = ("hardware", "model", "mem_fraction", "kv_tokens", "host_kv_tokens", 
 Job = Callable[[], int | None]       #: does it; an exit code, None for 0
 
 
-def _flag(panel: str, help: str, *names: str, metavar: str | None = None) -> Any:
+def flag(panel: str, help: str, *names: str, metavar: str | None = None) -> Any:
     """Named after its field, unless names are given."""
     return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, show_default=False)
 
 
-_file, _drawn = partial(_flag, "Workload from a file"), partial(_flag, "Workload drawn at random")
-_clients, _machine = partial(_flag, "Clients and readers"), partial(_flag, "Machine")
-_run, _metrics, _output = partial(_flag, "Run"), partial(_flag, "Metrics"), partial(_flag, "Output")
+_file, _drawn = partial(flag, "Workload from a file"), partial(flag, "Workload drawn at random")
+_clients, _machine = partial(flag, "Clients and readers"), partial(flag, "Machine")
+_run, _metrics, _output = partial(flag, "Run"), partial(flag, "Metrics"), partial(flag, "Output")
 
 
 @dataclass(frozen=True)
@@ -183,8 +183,8 @@ class Asked(Drawn, Cut, Read):
 
 
 @dataclass(frozen=True)
-class Options(Asked):
-    """What `run` and `compare` take."""
+class Setup(Asked):
+    """A simulation but for its policy."""
 
     max_model_len: Annotated[int | None, _clients(
         "Reject requests whose prompt and output together are longer (default: no limit)", metavar="TOKENS")] = None
@@ -214,6 +214,12 @@ class Options(Asked):
     believed_link: Annotated[float | None, _machine("Link rates likewise (default: 1)", metavar="FACTOR")] = None
 
     until: Annotated[float | None, _run("Stop at this second; the rest stays unfinished", metavar="SECOND")] = None
+
+
+@dataclass(frozen=True)
+class Options(Setup):
+    """What `run` and `compare` take."""
+
     step_by_step: Annotated[bool, _run("One engine step per event: slower, for checking", "--step-by-step")] = False
 
     save_detailed: Annotated[bool, _metrics(
@@ -256,7 +262,7 @@ class Options(Asked):
 
     @property
     def target(self) -> Path | None:
-        return _directory(self.output_dir)
+        return directory(self.output_dir)
 
 
 @dataclass(frozen=True)
@@ -281,7 +287,7 @@ class DemoOptions(Seeded):
 
     @property
     def target(self) -> Path | None:
-        return _directory(self.output_dir)
+        return directory(self.output_dir)
 
 
 @dataclass(frozen=True)
@@ -311,10 +317,10 @@ class ReproduceOptions(Flags):
 
     @property
     def target(self) -> Path | None:
-        return _directory(self.output_dir)
+        return directory(self.output_dir)
 
 
-def _directory(given: str | None) -> Path | None:
+def directory(given: str | None) -> Path | None:
     """What --output-dir names."""
     if given is not None and not given.strip():
         from traces import BadInput

@@ -17,12 +17,14 @@ _REFRESH_S = 0.25
 class Bar:
     """On standard error, and only where someone watches it."""
 
-    def __init__(self, wanted: bool) -> None:
+    def __init__(self, wanted: bool, of: str = "requests") -> None:
+        """`of`: what is counted; seconds are simulated where these are requests."""
         self._wanted = wanted and sys.stderr is not None and sys.stderr.isatty()
         self._next_s = time.monotonic() + _PATIENCE_S
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._what = ""
+        self._of = of
 
     def __enter__(self) -> Self:
         return self
@@ -44,16 +46,17 @@ class Bar:
         self._next_s = time.monotonic() + _REFRESH_S
         if self._progress is None:
             self._progress = self._started()
-            self._task = self._progress.add_task(self._what, total=total, simulated="")
+            self._task = self._progress.add_task(self._what, total=total, counted="")
         assert self._task is not None
-        self._progress.update(self._task, completed=done, total=total, simulated=f"{simulated_s:,.0f} s simulated")
+        counted = self._of + (f", {simulated_s:,.0f} s simulated" if self._of == "requests" else "")
+        self._progress.update(self._task, completed=done, total=total, counted=counted)
         self._progress.refresh()
 
     def _started(self) -> Progress:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
         progress = Progress(TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-                            TextColumn("requests, {task.fields[simulated]}"), console=Console(stderr=True), transient=True,
+                            TextColumn("{task.fields[counted]}"), console=Console(stderr=True), transient=True,
                             auto_refresh=False)     # a thread that redraws would take CPU time from what is being measured
         progress.start()
         return progress
