@@ -16,6 +16,7 @@ import typer
 from .cli_capacity import CapacityOptions
 from .cli_options import CompareOptions, DemoOptions, Job, Options, ReproduceOptions, RunOptions, with_flags
 from .cli_trace import app as trace_app
+from .cli_tune import TuneOptions
 
 if TYPE_CHECKING:
     from traces import Trace
@@ -92,6 +93,14 @@ def reproduce(options: ReproduceOptions) -> None:
         cli_reproduce.show_list()
     else:
         cli_reproduce.show(options.items or [], options.how(), options.workers(), options.resume, options.target)
+
+
+@app.command("tune")
+@with_flags
+def tune(options: TuneOptions) -> None:
+    """Search for better parameters of a policy, for several metrics at a time; the winner is decided on runs held out."""
+    from .cli_tune import show
+    show(options)
 
 
 @app.command("capacity")
