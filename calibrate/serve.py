@@ -188,7 +188,8 @@ def _steering(wanted: Wanted, model: Model | None) -> Steering | None:
     free = machine_facts.available_bytes()
     if gib and free is not None and gib * 2**30 > free:
         raise BadInput("--host-gib", f"{gib:g}", f"this machine has {free / 2**30:.1f} GiB available")
-    steering = Steering(from_anywhere(wanted.policy), profile, profile_model_for(wanted.profile_model, profile, model, wanted.model),
+    believed = profile_model_for(wanted.profile_model, profile, model, wanted.model)
+    steering = Steering(from_anywhere(wanted.policy), profile, believed,
                         {name.strip(): value for name, value in arguments.items()}, blocks or 0, link, gib or 0.0)
     steering.check()
     return steering

@@ -18,7 +18,7 @@ class Bar:
     """On standard error, and only where someone watches it."""
 
     def __init__(self, wanted: bool, of: str = "requests") -> None:
-        """`of`: what is counted; seconds are simulated where these are requests."""
+        """`of`: what is counted. Of requests it shows the seconds simulated, of anything else the time left."""
         self._wanted = wanted and sys.stderr is not None and sys.stderr.isatty()
         self._next_s = time.monotonic() + _PATIENCE_S
         self._progress: Progress | None = None
@@ -46,7 +46,7 @@ class Bar:
         self._next_s = time.monotonic() + _REFRESH_S
         if self._progress is None:
             self._progress = self._started()
-            self._task = self._progress.add_task(self._what, total=total, counted="")
+            self._task = self._progress.add_task(self._what, total=total, completed=done, counted="")
         assert self._task is not None
         counted = self._of + (f", {simulated_s:,.0f} s simulated" if self._of == "requests" else "")
         self._progress.update(self._task, completed=done, total=total, counted=counted)
@@ -54,9 +54,10 @@ class Bar:
 
     def _started(self) -> Progress:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        left = [] if self._of == "requests" else [TimeRemainingColumn(), TextColumn("left")]
         progress = Progress(TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-                            TextColumn("{task.fields[counted]}"), console=Console(stderr=True), transient=True,
+                            TextColumn("{task.fields[counted]}"), *left, console=Console(stderr=True), transient=True,
                             auto_refresh=False)     # a thread that redraws would take CPU time from what is being measured
         progress.start()
         return progress

@@ -21,6 +21,8 @@ _search, _output = partial(flag, "Search"), partial(flag, "Output")
 
 FORMAT, LEDGER = 1, "runs.jsonl"
 
+_LOOK_S = 1e-6      # simulated, before anything is written: what cannot run at all shows
+
 
 @dataclass(frozen=True)
 class TuneOptions(Setup):
@@ -106,6 +108,7 @@ def show(asked: TuneOptions) -> None:
     from .ledger import Ledger
     from .publishing import publish
     from .study.sampler import must_be_there
+    from .study.setup import simulated
     from .study.tune import requests, search
     from .study.tune_files import FACTS, files
     must_be_there()
@@ -113,8 +116,7 @@ def show(asked: TuneOptions) -> None:
     jobs = (os.cpu_count() or 1) if asked.jobs is None else options.whole("--jobs", asked.jobs, least=1, most=1024)
     for name in tuning.workloads:
         example = tuning.options({}, tuning.seeds[0], name)
-        requests(example)
-        example.simulation()
+        simulated(example, requests(example), until_s=_LOOK_S)
     target = directory(asked.output_dir)
     if asked.resume and target is None:
         raise BadInput("--resume", "command line", "says of no directory what to resume: give -o DIR as well")

@@ -91,7 +91,8 @@ def test_the_winners_file_gives_its_held_out_numbers(searched: Path, tmp_path: P
     tuned = choose(f"{searched / 'winner.py'}:Tuned").policy
     assert {name: getattr(tuned, name) for name in facts["winner_arguments"]} == {
         name: {"true": True, "false": False}.get(value, value) for name, value in facts["winner_arguments"].items()}
-    assert main(["run", *WORDS[1:11], "--seed", "3", "--policy", f"{searched / 'winner.py'}:Tuned", "-o", str(tmp_path / "run")]) == 0
+    winner = f"{searched / 'winner.py'}:Tuned"
+    assert main(["run", *WORDS[1:11], "--seed", "3", "--policy", winner, "-o", str(tmp_path / "run")]) == 0
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     held, = (row for row in rows(searched / "held_out.csv") if (row["trial"], row["seed"]) == (str(facts["winner"]), "3"))
     assert float(held["p99_ttft_ms"]) == run["p99_ttft_ms"]
@@ -131,8 +132,8 @@ def test_it_finds_what_is_best(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_trials_that_fail_are_listed_and_the_others_go_on(tmp_path: Path) -> None:
-    (tmp_path / "seats.py").write_text(SEATS.replace("        return", "        if self.seats > 3:\n            raise KeyError('lost')\n"
-                                                     "        return"))
+    fails = "        if self.seats > 3:\n            raise KeyError('lost')\n        return"
+    (tmp_path / "seats.py").write_text(SEATS.replace("        return", fails))
     words = [*WORDS[:7], "--policy", f"{tmp_path / 'seats.py'}:Seats", "--param", "seats=1:5", "--trials", "10", "--seeds", "1",
              "--held-out-seeds", "2", "--jobs", "1", "--objective", "p99_ttft_ms,output_throughput", "-o", str(tmp_path / "out")]
     assert main(words) == 0
