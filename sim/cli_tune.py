@@ -205,7 +205,7 @@ def _tell(tuning: Tuning, found: Found) -> None:
     assert found.winner is not None
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for title in ("held out", "defaults", f"trial {found.winner}", "change", "95 % interval", ""):
-        table.add_column(title, justify="left" if title in ("held out", "") else "right", overflow="fold")
+        table.add_column(title, justify="left" if title in ("held out", "") else "right", no_wrap=title == "held out")
     for workload in dict.fromkeys(row.workload for row in rows):
         if len(tuning.workloads) > 1:
             table.add_section()

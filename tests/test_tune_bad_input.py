@@ -30,7 +30,7 @@ BAD = [
     (f"{N} --objective goodput_share", r"--objective: goodput_share: says something only with limits: give --goodput as well"),
     (f"{N} --most goodput_share=1", r"--objective: goodput_share: says something only with limits"),
     (f"{N} --most mean_rebuffer_s", r"--most: 'mean_rebuffer_s': must be METRIC=VALUE, or METRIC=1.1x"),
-    (f"{N} --least output_throughput=much", r"--least: output_throughput=much: much is not a number"),
+    (f"{N} --least output_throughput=much", r"--least: output_throughput=much: 'much' is not a number"),
     (f"{N} --objective p99.99.9_ttft_ms", r"--metric-percentiles: '99.99.9': is not a number"),
     (f"{N} --trials 1", r"--trials: 1: must be a whole number from 2"),
     (f"{N} --trials many", r"--trials: 'many': is not a whole number"),

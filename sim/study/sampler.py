@@ -19,6 +19,7 @@ from .objectives import Objective
 from .search_space import Parameter, Value
 
 STARTUP = 16        #: trials drawn at random before any is modelled
+_ASKS = 5           #: times, until what was tried already may be tried again: where there are few values
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,24 @@ def proposals(space: Sequence[Parameter], objectives: Sequence[Objective], known
             for each in known:
                 if not all(parameter.holds(each.values[parameter.name]) for parameter in space):
                     continue                        # defaults outside the ranges
-                params = {parameter.name: parameter.rounded(_plain(each.values[parameter.name])) for parameter in space}
+                params = {parameter.name: parameter.rounded(each.values[parameter.name]) for parameter in space}
                 failed = not each.objectives
                 study.add_trial(create_trial(
                     state=TrialState.FAIL if failed else TrialState.COMPLETE, values=None if failed else each.objectives,
                     params=params, distributions=distributions,
                     system_attrs={"constraints": list(each.excess)} if each.excess else {}))
-            asked = [study.ask(distributions) for _ in range(count)]
+            tried = [{parameter.name: each.values[parameter.name] for parameter in space} for each in known]
+            found: list[dict[str, Value]] = []
+            again: list[dict[str, Value]] = []
+            for _ in range(_ASKS * count):
+                params = study.ask(distributions).params
+                values = {each.name: each.rounded(params[each.name]) for each in space}
+                (again if values in tried or values in found else found).append(values)
+                if len(found) == count:
+                    break
     finally:
         optuna.logging.set_verbosity(before)
-    return [{each.name: each.rounded(trial.params[each.name]) for each in space} for trial in asked]
+    return [*found, *again][:count]
 
 
 def _distribution(parameter: Parameter) -> Any:
@@ -75,7 +84,3 @@ def _distribution(parameter: Parameter) -> Any:
     if parameter.whole:
         return IntDistribution(int(bounds.low), int(bounds.high), log=bounds.log)
     return FloatDistribution(bounds.low, bounds.high, log=bounds.log)
-
-
-def _plain(value: Any) -> Any:
-    return ("true" if value else "false") if isinstance(value, bool) else value

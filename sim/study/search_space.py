@@ -71,7 +71,7 @@ class Parameter:
     def holds(self, value: Any) -> bool:
         """Whether the value is one that the search could come to."""
         if self.range is None:
-            return _text(value) in self.choices
+            return value in self.choices
         return isinstance(value, int | float) and not isinstance(value, bool) and self.range.low <= value <= self.range.high
 
 
@@ -105,7 +105,8 @@ def space(policy: str, fixed: Sequence[str], given: Sequence[str]) -> list[Param
 def start(policy: str, fixed: Sequence[str], parameters: Sequence[Parameter]) -> dict[str, Any]:
     """The values that the policy has by itself."""
     made = choose(policy, fixed)
-    return {each.name: getattr(made.policy, each.name, None) for each in parameters}
+    own = {each: getattr(made.policy, each.name, None) for each in parameters}
+    return {each.name: value if each.range is not None else _text(value) for each, value in own.items()}
 
 
 def _kinds(hint: Any) -> set[Any]:
