@@ -10,6 +10,7 @@ from ..plots import as_png, own_look, styles
 from ..reproduce.verdicts import Estimate
 from ..saving import as_csv, as_json, version_of
 from .capacity import Answer, Capacity, Question
+from .log_axis import log_axis
 
 Columns = Mapping[str, list[Any]]
 
@@ -60,11 +61,11 @@ def _picture(question: Question, found: Sequence[Capacity]) -> bytes:
     """Share of good requests against load, a line a seed, and each capacity with its interval."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
-    from matplotlib.ticker import LogFormatter
     with own_look():
         figure = Figure(figsize=(5.0, 3.6), dpi=200)
         axes, target = figure.subplots(), 100 * question.target
         looks = styles([each.policy for each in found])
+        loads = [point.load for each in found for answer in each.answers for point in answer.points]
         for place, each in enumerate(found):
             look = looks[each.policy]
             for answer in each.answers:
@@ -72,13 +73,12 @@ def _picture(question: Question, found: Sequence[Capacity]) -> bytes:
                           | {"linewidth": 0.8, "markersize": 2.5, "alpha": 0.7})
             if each.mean is not None:
                 mean, low, high = each.mean.mean, each.mean.low, each.mean.high
-                error = None if low is None or high is None else [[max(mean - max(low, 0.0), 0.0)], [max(high - mean, 0.0)]]
+                # of few seeds it may reach below zero, where this axis has nothing
+                error = None if low is None or high is None else [[mean - max(low, min(loads))], [min(high, max(loads)) - mean]]
                 axes.errorbar([mean], [106 + 5 * (len(found) - 1 - place)], xerr=error, color=look["color"], marker=look["marker"],
-                              markersize=6, markeredgecolor="black", elinewidth=2, capsize=3, clip_on=False)
+                              markersize=6, markeredgecolor="black", elinewidth=2, capsize=3)
         axes.axhline(target, color="#555555", linewidth=1, linestyle=(0, (2, 2)))
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(LogFormatter(labelOnlyBase=False))
-        axes.xaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+        log_axis(axes, "x")
         axes.set_ylim(-2, 104 + 5 * len(found))
         axes.set_yticks([0, 25, 50, 75, 100])
         axes.set_xlabel(f"load, {question.unit} (log scale)")

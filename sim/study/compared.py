@@ -45,7 +45,7 @@ def conclusion(tuning: Tuning, found: Found) -> str:
     if not found.winner:
         others = len(found.held_out) - 1
         out = len(found.out)
-        why = f"; {out} of the {others} others are out, {next(iter(found.out.values()))} for one" if out else ""
+        why = "; {} of {} others are out, trial {} for one: {}".format(out, others, *next(iter(found.out.items()))) if out else ""
         return f"The defaults win: nothing that was tried is better by the rule{why}."
     rows = compared(tuning, found)
     several = len(tuning.workloads) > 1

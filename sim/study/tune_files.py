@@ -10,6 +10,7 @@ from ..plots import as_png, own_look
 from ..reproduce.verdicts import Estimate
 from ..saving import as_csv, as_json, version_of
 from .compared import compared, conclusion, number
+from .log_axis import log_axis
 from .objectives import Objective
 from .policy_file import policy_file
 from .search_space import as_arguments
@@ -156,15 +157,12 @@ def _groups(found: Found) -> dict[str, list[Trial]]:
 
 
 def _axis(axes: Axes, which: str, objective: Objective, trials: Sequence[Trial]) -> None:
-    from matplotlib.ticker import LogFormatter
     unit = f", {objective.unit}" if objective.unit else ""
     axis = axes.xaxis if which == "x" else axes.yaxis
     values = [trial.means[objective.key].mean for trial in trials]
     log = min(values) > 0 and max(values) > 20 * min(values)
     if log:
-        (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-        axis.set_major_formatter(LogFormatter(labelOnlyBase=False))
-        axis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+        log_axis(axes, which)
     else:
         axis.set_major_formatter(lambda value, _: f"{value:,.6g}")
     axis.set_label_text(f"{objective.key}{unit}\n({objective.better} is better{', log scale' if log else ''})")
