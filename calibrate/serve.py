@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from sim.hardware import load_hardware
 from sim.link_choice import SLOWEST
 from sim.models import list_models
-from sim.policy_choice import choose
+from sim.policy_choice import choose, from_anywhere
 from traces import BadInput
 
 from . import machine_facts
@@ -188,7 +188,8 @@ def _steering(wanted: Wanted, model: Model | None) -> Steering | None:
     free = machine_facts.available_bytes()
     if gib and free is not None and gib * 2**30 > free:
         raise BadInput("--host-gib", f"{gib:g}", f"this machine has {free / 2**30:.1f} GiB available")
-    steering = Steering(wanted.policy, profile, profile_model_for(wanted.profile_model, profile, model, wanted.model),
+    believed = profile_model_for(wanted.profile_model, profile, model, wanted.model)
+    steering = Steering(from_anywhere(wanted.policy), profile, believed,
                         {name.strip(): value for name, value in arguments.items()}, blocks or 0, link, gib or 0.0)
     steering.check()
     return steering

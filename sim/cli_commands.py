@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .cli_capacity import CapacityOptions
 from .cli_options import CompareOptions, DemoOptions, Job, Options, ReproduceOptions, RunOptions, with_flags
 from .cli_report import ReportOptions, TraceEventsOptions
 from .cli_sweep import SweepOptions
 from .cli_trace import app as trace_app
+from .cli_tune import TuneOptions
 
 if TYPE_CHECKING:
     from traces import Trace
@@ -117,6 +119,25 @@ def report(options: ReportOptions) -> None:
 def trace_events(options: TraceEventsOptions) -> None:
     """What the engine does, step by step, as a trace for Perfetto: requests, copies, preemptions, stalls."""
     from .trace_events import show
+    show(options)
+
+
+@app.command("tune")
+@with_flags
+def tune(options: TuneOptions) -> None:
+    """Search for better parameters of a policy, for several metrics at a time; the winner is decided on runs held out."""
+    from .cli_tune import show
+    show(options)
+
+
+@app.command("capacity")
+@with_flags
+def capacity(options: CapacityOptions) -> None:
+    """The largest request rate, or burst, at which nearly all requests meet the limits of --goodput, under several policies.
+
+    Limits are ttft:1300,rebuffer:500 where --goodput gives none.
+    """
+    from .cli_capacity import show
     show(options)
 
 

@@ -183,8 +183,8 @@ class Asked(Drawn, Cut, Read):
 
 
 @dataclass(frozen=True)
-class Simulated(Asked):
-    """What is simulated, but for the policy."""
+class Setup(Asked):
+    """A simulation but for its policy."""
 
     max_model_len: Annotated[int | None, _clients(
         "Reject requests whose prompt and output together are longer (default: no limit)", metavar="TOKENS")] = None
@@ -214,6 +214,12 @@ class Simulated(Asked):
     believed_link: Annotated[float | None, _machine("Link rates likewise (default: 1)", metavar="FACTOR")] = None
 
     until: Annotated[float | None, _run("Stop at this second; the rest stays unfinished", metavar="SECOND")] = None
+
+
+@dataclass(frozen=True)
+class Simulated(Setup):
+    """One that is carried out by itself."""
+
     step_by_step: Annotated[bool, _run("One engine step per event: slower, for checking", "--step-by-step")] = False
 
     def simulation(self) -> dict[str, Any]:

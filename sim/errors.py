@@ -36,4 +36,8 @@ class Wedged(BadInput):
                    f"wedged with {counted(unfinished, 'request')} unfinished: {why}")
 
 
-__all__ = ["FAULTS", "BadInput", "PolicyError", "Wedged"]
+class NothingFits(BadInput):
+    """Every request of a trace is too long for the machine, or for --max-model-len."""
+
+
+__all__ = ["FAULTS", "BadInput", "NothingFits", "PolicyError", "Wedged"]

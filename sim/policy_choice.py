@@ -83,12 +83,27 @@ def choose_all(specs: str) -> list[Choice]:
 
 
 def arguments_of(make: Callable[..., Policy]) -> list[Argument]:
-    """What the constructor of a policy takes."""
+    """What the constructor of a policy takes; where that hands **arguments on, what the next class's takes."""
     kind: type = make if isinstance(make, type) else type(make())
     changed = None if isinstance(make, type) else make()        # a variant of a class has defaults of its own
-    hints = get_type_hints(getattr(kind, "__init__"))  # noqa: B009 -- mypy calls plain access to __init__ unsound
-    return [Argument(p.name, hints.get(p.name, type(p.default)), getattr(changed, p.name, p.default))
-            for p in inspect.signature(kind).parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    found: dict[str, Argument] = {}
+    for each in kind.__mro__:
+        if "__init__" not in vars(each):
+            continue
+        hints, taken = get_type_hints(vars(each)["__init__"]), inspect.signature(vars(each)["__init__"]).parameters.values()
+        for p in list(taken)[1:]:
+            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
+                found.setdefault(p.name, Argument(p.name, hints.get(p.name, type(p.default)), getattr(changed, p.name, p.default)))
+        if not any(p.kind == p.VAR_KEYWORD for p in taken):
+            break
+    return list(found.values())
+
+
+def from_anywhere(spec: str) -> str:
+    """The same, to be understood in another working directory."""
+    name, bracket, arguments = spec.strip().partition("[")
+    source, colon, attribute = name.rpartition(":")
+    return f"{Path(source).resolve()}:{attribute}{bracket}{arguments}" if colon and source.endswith(".py") else spec
 
 
 def split_specs(specs: str) -> list[str]:

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.api import Bools, Floats, Ints
-from traces import BadInput, Trace
+from traces import Trace
 
+from .errors import NothingFits
 from .requests import Requests
 from .step_clock import StepClock
 
@@ -72,7 +73,7 @@ class Records:
         return records
 
     def turn_away(self, trace: Trace, pool_tokens: int | None, max_model_len: int | None) -> Bools:
-        """Rejects the requests that can never run, and says which these are; BadInput when that is all of them.
+        """Rejects the requests that can never run, and says which these are; NothingFits when that is all of them.
 
         `pool_tokens`: of KV that requests can hold; None where it is not known.
         """
@@ -83,7 +84,7 @@ class Records:
                 self.fate[over], self.reason[over] = Fate.REJECTED, f"prompt + output exceeds {name} {limit} tokens"
         rejected: Bools = self.fate == Fate.REJECTED
         if rejected.all():
-            raise BadInput("trace", trace.source or "given", f"no request fits: {self.reason[0]}")
+            raise NothingFits("trace", trace.source or "given", f"no request fits: {self.reason[0]}")
         return rejected
 
     def close(self, requests: Requests, rows: Ints, fate: int, last_s: float) -> None:
