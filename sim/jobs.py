@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import cache
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
-def each_done(make: Callable[[Given], Made], given: Sequence[Given], jobs: int) -> Iterator[tuple[Given, Made]]:
+def each_done(make: Callable[[Given], Made], given: Sequence[Given], jobs: int) -> Generator[tuple[Given, Made], None, None]:
     """`make` of each, `jobs` at a time, begun in this order and yielded as they end; with joblib, whose backend may be another
     (`joblib.parallel_config`). `make` must be a function that another process can import."""
     from joblib import Parallel, delayed

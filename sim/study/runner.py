@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from warnings import catch_warnings, filterwarnings
 
 from traces import BadInput
 
@@ -36,11 +38,13 @@ def carry_out(plan: Plan, ledger: Ledger, jobs: int | None, done: Done | None = 
             done(finished, total)
         tasks = [Task(run.key, run.options, run.trace, folder) for run in left]
         try:
-            for task, kept in each_done(carried_out, tasks, at_a_time):
-                ledger.keep({"key": task.key, "command": command(task.options)} | kept)
-                finished += 1
-                if done:
-                    done(finished, total)
+            with catch_warnings(), closing(each_done(carried_out, tasks, at_a_time)) as ended:
+                filterwarnings("ignore", ".*tasks which were still being processed")        # joblib's, when we stop at a full disk
+                for task, kept in ended:
+                    ledger.keep({"key": task.key, "command": command(task.options)} | kept)
+                    finished += 1
+                    if done:
+                        done(finished, total)
         except BrokenProcessPool as error:
             raise BadInput("study", plan.study.where, (
                 "a process that simulates was killed, for want of memory perhaps; what is done is kept: --resume goes on, with "
