@@ -34,7 +34,7 @@ from .host_tier import Full, HostTier
 from .metrics import Snapshots
 from .requirements import refuse_what_bends_plans
 from .steering import Steering
-from .stream import Stream
+from .stream import Stream, deliver
 from .view import view_of
 
 logger = init_logger(f"vllm.{__name__}")      # in the format of the server's log
@@ -101,7 +101,8 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
     # ---- what vLLM asks while it schedules
 
     def _reserve_prefill_lookahead(self, request: Any, num_computed_tokens: int, num_new_tokens: int) -> int:
-        return min(num_new_tokens, self.tokens.get(request.request_id, 0))
+        planned = self.tokens.get(request.request_id, 0)
+        return planned if planned < num_new_tokens else num_new_tokens
 
     def _handle_blocked_waiting_request(self, request: Any) -> bool:
         stream = self.named[request.request_id]
@@ -158,17 +159,10 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         known = len(self.requests)
         outputs = super().update_from_output(scheduler_output, model_runner_output)
-        batch, ran, speakers = scheduler_output.num_scheduled_tokens, list[Stream](), list[Stream]()
-        if batch:
-            said, row, named = model_runner_output.sampled_token_ids, model_runner_output.req_id_to_index, self.named
-            for name in batch:
-                if name in named:                           # the others were aborted during the step
-                    ran.append(named[name])
-                    if said[row[name]]:
-                        speakers.append(named[name])
-            self._ran(speakers)
+        if scheduler_output.num_scheduled_tokens:
+            self._ran(self._speakers(model_runner_output))
             if len(self.requests) < known:
-                self._remove([stream for stream in ran if stream.request.is_finished()])
+                self._remove([stream for stream in self.streams.values() if stream.request.is_finished()])
         return outputs
 
     # ---- between two steps
@@ -363,31 +357,38 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
 
     def _write_through(self) -> list[tuple[Stream, int]]:
         """Full blocks that the coming step hides, in the plan's order; those who have that many tokens copied after it."""
-        bs, full = self.block_size, []
-        for stream in self.storing:
-            computed = stream.request.num_computed_tokens
-            if computed - stream.host_tokens >= 1 and computed // bs > stream.host_tokens // bs:
-                first = int(stream.host_tokens) // bs
-                full.append((stream, Full(stream.name, first, self._gpu_blocks(stream, first, stream.computed_tokens // bs))))
-        if not full:
+        bs = self.block_size
+        behind = [stream for stream in self.storing if stream.request.num_computed_tokens // bs > stream.host_tokens // bs]
+        if not behind:
             return []
-        written = self.host.write([blocks for _, blocks in full], self._believed_s())
-        return [(stream, (blocks.first + n) * bs) for (stream, blocks), n in zip(full, written) if n]
+        full = []
+        for stream in behind:
+            first = int(stream.host_tokens) // bs
+            full.append(Full(stream.name, first, self._gpu_blocks(stream, first, stream.computed_tokens // bs)))
+        written = self.host.write(full, self._believed_s())
+        return [(stream, (blocks.first + n) * bs) for stream, blocks, n in zip(behind, full, written) if n]
 
     def _believed_s(self) -> float:
         """What the policy believes the coming step takes."""
-        kv = sum(stream.computed_tokens for stream in self.decoding)
+        kv = sum([stream.request.num_computed_tokens for stream in self.decoding])
         pairs = sum(tokens * (stream.computed_tokens + tokens / 2) for stream, tokens in self.prefill)
         return self.cost.step_s(sum(self.tokens.values()), float(kv), float(pairs), len(self.tokens))
 
     # ---- after a step
 
+    def _speakers(self, output: Any) -> list[Stream]:
+        """Who has said a token, of those who were not aborted during the step."""
+        said, row = output.sampled_token_ids, output.req_id_to_index
+        if not self.prefill and all(said):
+            return self.decoding
+        ran = [*self.decoding, *(stream for stream, _ in self.prefill if stream.id in self.streams)]
+        return [stream for stream in ran if said[row[stream.name]]]
+
     def _ran(self, speakers: list[Stream]) -> None:
         now_s = self.clock()
         for stream, tokens in self.writing:
             stream.host_tokens = float(tokens)
-        for stream in speakers:
-            stream.deliver(now_s)
+        deliver(speakers, now_s)
         self._count(now_s - self.step_began_s)
         if self.prefill:
             complete = [stream for stream, _ in self.prefill if stream in speakers]

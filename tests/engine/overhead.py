@@ -41,7 +41,7 @@ class Stands:
 
 
 def engine(requests: int, policy: Any) -> FakeEngine:
-    asks = [Ask(0.0, 64, 4000, 20.0, 1.0, np.nan, np.nan, True) for _ in range(requests)]
+    asks = [Ask(0.0, 64 + i % 16, 4000, 20.0, 1.0, np.nan, np.nan, True) for i in range(requests)]     # a block fills every step
     on = Machine(H200, requests * 300, requests * 300, 16, max_seqs=512, max_step_tokens=65_536, write_whole_blocks=True)
     made = FakeEngine(asks, policy, on)
     made.env.process(made._clients())
