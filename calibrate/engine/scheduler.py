@@ -33,6 +33,7 @@ from .fallback import FirstComeFirstServed
 from .host_tier import Full, HostTier
 from .metrics import Snapshots
 from .requirements import refuse_what_bends_plans
+from .room import steps_that_fit
 from .steering import Steering
 from .stream import Stream, deliver
 from .view import view_of
@@ -77,6 +78,8 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         self.steady = False                                 # the same as in the step before
         self.fit = 0                                        # decode steps for which there are surely blocks
         self.nobody_waits = create_request_queue(self.policy)
+        (layers,) = self.kv_cache_manager.coordinator.single_type_managers
+        self.block_tables = layers.req_to_blocks            # vLLM's own, by request
         self.step_began_s = 0.0
         self.steps = self.departures = self.fallbacks = 0
         self.idle_decisions = 0                             # in a row, of plans that ran nobody
@@ -202,21 +205,9 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         if plan.wake_after_steps and self.steps_to_wake <= 0:
             return False
         if self.fit <= 0:
-            self.fit = self._steps_that_fit()
+            self.fit = steps_that_fit(self.decoding, self.storing, self.gpu_blocks_free(),
+                                      self.host_blocks_free() if self.storing else 0, self.block_size)
         return self.fit > 0
-
-    def _steps_that_fit(self) -> int:
-        """Decode steps for which there are surely blocks on both tiers; 0 only if not even for one."""
-        decoders, stored, bs = len(self.decoding), len(self.storing), self.block_size
-        if not decoders:
-            return 1
-        gpu, host = self.gpu_blocks_free(), self.host_blocks_free() if stored else 0
-        whole = min(gpu // decoders, host // stored) if stored else gpu // decoders
-        if whole:
-            return int(whole * bs)      # in so many steps each takes one block
-        growing = {stream.id for stream in self.decoding if stream.computed_tokens % bs == 0}
-        copied = sum(stream.id in growing for stream in self.storing)
-        return int(len(growing) <= gpu and (not copied or copied <= host))
 
     def _decide(self, now_s: float) -> None:
         self.happened = 0
@@ -312,7 +303,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
 
     def _gpu_blocks(self, stream: Stream, first: int, end: int) -> list[int]:
         """Blocks `first` to `end` - 1 of its KV."""
-        return [block.block_id for block in self.kv_cache_manager.get_blocks(stream.name).blocks[0][first:end]]
+        return [block.block_id for block in self.block_tables[stream.name][first:end]]
 
     def give_up_copy(self, stream: Stream) -> None:
         stream.host_tokens = 0.0
@@ -338,40 +329,43 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
 
         It starts no load once the step's tokens are spent: it is lent one, which the plan's own numbers keep anyone from using.
         """
-        everyone, lent = self.waiting, int(bool(self.loading))
+        everyone, lends = self.waiting, bool(self.loading)
         self.waiting = create_request_queue(self.policy) if begin else self.nobody_waits
         for stream in begin:
             everyone.remove_request(stream.request)
             self.waiting.add_request(stream.request)
-        self.max_num_scheduled_tokens += lent
-        self.scheduler_config.max_num_batched_tokens += lent
+        if lends:
+            self._lend(1)
         try:
             return super().schedule()                       # whether prefills are throttled is the plan's affair
         finally:
-            self.max_num_scheduled_tokens -= lent
-            self.scheduler_config.max_num_batched_tokens -= lent
+            if lends:
+                self._lend(-1)
             left, self.waiting = self.waiting, everyone
             if left:                                        # or whom it has preempted
                 everyone.prepend_requests(left)
                 self.nobody_waits = create_request_queue(self.policy)
 
+    def _lend(self, tokens: int) -> None:
+        self.max_num_scheduled_tokens += tokens
+        self.scheduler_config.max_num_batched_tokens += tokens
+
     def _write_through(self) -> list[tuple[Stream, int]]:
         """Full blocks that the coming step hides, in the plan's order; those who have that many tokens copied after it."""
-        bs = self.block_size
-        behind = [stream for stream in self.storing if stream.request.num_computed_tokens // bs > stream.host_tokens // bs]
-        if not behind:
+        bs, full = self.block_size, []
+        for stream in self.storing:
+            first, end = int(stream.host_tokens) // bs, stream.request.num_computed_tokens // bs
+            if first < end:
+                full.append((stream, Full(stream.name, first, self._gpu_blocks(stream, first, end))))
+        if not full:
             return []
-        full = []
-        for stream in behind:
-            first = int(stream.host_tokens) // bs
-            full.append(Full(stream.name, first, self._gpu_blocks(stream, first, stream.computed_tokens // bs)))
-        written = self.host.write(full, self._believed_s())
-        return [(stream, (blocks.first + n) * bs) for stream, blocks, n in zip(behind, full, written) if n]
+        written = self.host.write([blocks for _, blocks in full], self._believed_s())
+        return [(stream, (blocks.first + n) * bs) for (stream, blocks), n in zip(full, written) if n]
 
     def _believed_s(self) -> float:
         """What the policy believes the coming step takes."""
         kv = sum([stream.request.num_computed_tokens for stream in self.decoding])
-        pairs = sum(tokens * (stream.computed_tokens + tokens / 2) for stream, tokens in self.prefill)
+        pairs = sum([tokens * (stream.computed_tokens + tokens / 2) for stream, tokens in self.prefill])
         return self.cost.step_s(sum(self.tokens.values()), float(kv), float(pairs), len(self.tokens))
 
     # ---- after a step
