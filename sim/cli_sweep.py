@@ -68,7 +68,7 @@ def show(options: SweepOptions) -> int:
     planned = plan(read_study(options.study))
     folder = options.target or store.free(saving.DEFAULT_ROOT)
     if options.dry_run:
-        _show_plan(planned, store.stored(folder, resume=True).done if options.target else {})
+        _show_plan(planned, store.stored(folder, True, planned).done if options.target else {})
         return 0
     with Bar(wanted=True, of="runs") as bar:
         bar.begin("simulating")

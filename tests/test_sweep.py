@@ -208,6 +208,18 @@ def test_one_run_that_fails_among_many(capsys: pytest.CaptureFixture[str]) -> No
     assert Path("out/runs.jsonl").read_bytes() == before
 
 
+def test_a_run_whose_process_is_killed(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is listed like any other that fails, and the others come to their end."""
+    Path("mine.py").write_text("import os\n\nfrom policies import Vllm\n\nclass Kills(Vllm):\n    def plan(self, view):\n"
+                               "        os.kill(os.getpid(), 9)\n")
+    study = STUDY | {"axes": {"policy": ["vllm", "mine.py:Kills", "sglang"]}, "seeds": 2}
+    assert swept(study, "out", "--jobs", "2") == 1
+    failed = rows("out/failures.csv")
+    assert [row["why"] for row in failed] == ["its process was killed, for want of memory perhaps"] * 2
+    assert all("mine.py:Kills" in row["command"] and row["command"] in capsys.readouterr().err for row in failed[:1])
+    assert len(rows("out/runs.csv")) == 4
+
+
 def test_a_dry_run_writes_nothing(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert swept(STUDY, "out", "--dry-run") == 0
     assert "6 combinations, 18 runs, 0 of them done." in capsys.readouterr().out

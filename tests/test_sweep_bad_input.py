@@ -171,6 +171,7 @@ def test_another_study_loses_no_runs(done: dict[str, bytes], capsys: pytest.Capt
     Path("s.yaml").write_text(GOOD.replace("sglang", "tokenflow"))
     err = line_of("s.yaml -o out --resume", capsys)
     assert "holds 2 of its 4 runs for another study than this one; begin anew elsewhere" in err
+    assert line_of("s.yaml -o out --resume --dry-run", capsys) == err
     assert files("out") == done
 
 
@@ -208,7 +209,8 @@ def test_tables_that_find_no_room(inside: Path, monkeypatch: pytest.MonkeyPatch,
     real = Path.write_bytes
     with monkeypatch.context() as full:
         full.setattr(Path, "write_bytes", write)
-        assert "output directory: out: cannot be written: no space left" in line_of("s.yaml -o out --jobs 1", capsys)
+        assert "output directory: out: cannot be written: no space left on device; every run is kept" in line_of(
+            "s.yaml -o out --jobs 1", capsys)
     assert sorted(path.name for path in Path("out").iterdir() if path.is_file()) == ["runs.jsonl", "study.yaml"]
     assert main(["sweep", "s.yaml", "-o", "out", "--resume"]) == 0
 
