@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from sim.cli import main
-from sim.policy_choice import choose
 from sim.intervals import Estimate
+from sim.policy_choice import choose
 from sim.study.compared import compared, conclusion
 from sim.study.objectives import Limit, front, parse_objectives
 from sim.study.search_space import Parameter, Range
