@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from test_report import Reader
 
-from sim import Result, simulate
+from sim import Result, report_curves, report_sweep, simulate
 from sim.cli import main
 from sim.cli_tables import sections
 from sim.plot_pareto import Mark, front
@@ -229,6 +229,38 @@ def test_a_sweep(capsys: pytest.CaptureFixture[str]) -> None:
     assert "name: <loads>" in text
     assert len(read.all("img")) == 1
     assert not read.all("script")
+
+
+def test_a_sweeps_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn from what tokenflow sweep itself keeps: all seeds of a combination together."""
+    Path("s.yaml").write_text("base: {num_prompts: 9, input_len: constant:200, output_len: 'normal:150:40', kv_tokens: 1500}\n"
+                              "axes: {policy: [vllm, tokenflow], load: {fast: {arrival: burst}, slow: {request_rate: 2}}}\n"
+                              "seeds: 3\n")
+    done("sweep s.yaml -o study --jobs 1")
+    drawn: dict[str, Any] = {}
+    real = report_curves._figure
+
+    def keep(panels: Any, labels: Any) -> Any:
+        drawn.update(panels)
+        return real(panels, labels)
+    monkeypatch.setattr("sim.report_curves._figure", keep)
+    report_sweep.page(Path("study"))
+    monkeypatch.undo()
+    assert [(group, list(each)) for group, each in drawn.items()] == [
+        (group, ["vllm", "tokenflow"]) for group in ("fast", "slow")]
+    for policy in ("vllm", "tokenflow"):
+        traces = [generate(9, input_len=200, output_len="normal:150:40", seed=seed) for seed in (1, 2, 3)]
+        waited = np.concatenate([simulate(policy, trace, kv_tokens=1500).requests["ttft_s"] for trace in traces])
+        told = drawn["fast"][policy].told["ttft_s"]
+        assert len(told) == 3 * 101
+        for second in (np.median(waited), np.quantile(waited, 0.8)):        # whichever way ties are counted, to a request in nine
+            assert np.mean(told < second * (1 - 1e-5)) <= np.mean(waited <= second) + 0.12
+            assert np.mean(told <= second * (1 + 1e-5)) >= np.mean(waited < second) - 0.12
+        assert told.max() == pytest.approx(waited.max(), rel=1e-5)
+    done("report study")
+    read = Reader(Path("study/report.html").read_text())
+    assert len(read.all("img")) == 2
+    assert "first token within" in said("study/report.html")
 
 
 def test_a_sweep_with_one_seed_has_no_intervals() -> None:

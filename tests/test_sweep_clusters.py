@@ -127,6 +127,8 @@ def test_results_are_stored_as_they_come(backend: str, request: pytest.FixtureRe
 def test_no_cluster_answers(words: str, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     needed("distributed" if "dask" in words else "ray")
     monkeypatch.setattr("sim.study.clusters._PATIENCE_S", 1.0)
+    if "ray" in words:
+        monkeypatch.setattr("ray.is_initialized", lambda: False)
     assert main(["sweep", "s.yaml", "-o", "out", *words.split()]) == 2
     err = capsys.readouterr().err
     assert line in err
