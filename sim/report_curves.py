@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _PANELS = 4         # rows of panels in a figure: what a sheet of paper holds
 _CURVES = ("ttft_s", "rebuffer_s")
 
-_CAPTION = ("The share of completed requests that had their first token within so many seconds, and of readers whose stalls came to "
-            "no more than that; further up and left is better. All seeds together, by 101 quantiles of each run.")
+_CAPTION = ("The share of completed requests that had their first token within so many seconds, and of readers whose stalls came "
+            "to no more than that; further up and left is better. All seeds together, by 101 quantiles of each run.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -243,9 +243,9 @@ def test_a_sweeps_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     def keep(panels: Any, labels: Any) -> Any:
         drawn.update(panels)
         return real(panels, labels)
-    monkeypatch.setattr("sim.report_curves._figure", keep)
-    report_sweep.page(Path("study"))
-    monkeypatch.undo()
+    with monkeypatch.context() as watched:
+        watched.setattr("sim.report_curves._figure", keep)
+        report_sweep.page(Path("study"))
     assert [(group, list(each)) for group, each in drawn.items()] == [
         (group, ["vllm", "tokenflow"]) for group in ("fast", "slow")]
     for policy in ("vllm", "tokenflow"):
