@@ -78,15 +78,15 @@ class StudyResult:
         """`runs`, a copy of the caller's own."""
         return self.runs.copy()
 
-    def plot_pareto(self, x: str = "p99_ttft_ms", y: str = "effective_throughput", axes: Axes | None = None) -> Axes:
+    def plot_pareto(self, x: str = "p99_ttft_ms", y: str = "effective_throughput", ax: Axes | None = None) -> Axes:
         """Two metrics against each other, a point per combination with its intervals; the best compromises are joined."""
         from .plots import pareto
-        return pareto(self, x, y, axes)
+        return pareto(self, x, y, ax)
 
-    def plot_metric(self, metric: str = "p99_ttft_ms", axes: Axes | None = None) -> Axes:
+    def plot_metric(self, metric: str = "p99_ttft_ms", ax: Axes | None = None) -> Axes:
         """One metric of every combination with its interval: lines over an axis of numbers, else bars."""
         from .plots import bars_or_lines
-        return bars_or_lines(self, metric, axes)
+        return bars_or_lines(self, metric, ax)
 
     def __repr__(self) -> str:
         return f"StudyResult({str(self.directory)!r}: {len(self.summary)} combinations, {len(self.runs)} runs)"

@@ -35,8 +35,8 @@ def free(root: Path) -> Path:
 
 
 def stored(folder: Path, resume: bool, plan: Plan) -> Ledger:
-    """What the directory holds of earlier runs. BadInput when it may not be used for this study, whose runs alone it may hold, for
-    none is ever dropped; nothing is written."""
+    """What the directory holds of earlier runs. BadInput when it may not be used for this study, whose runs alone it may hold: none
+    that came to its end is ever dropped. Nothing is written."""
     try:
         held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     except OSError as error:
@@ -48,7 +48,8 @@ def stored(folder: Path, resume: bool, plan: Plan) -> Ledger:
     if held - {STUDY} and RUNS not in held:
         raise BadInput("output directory", str(folder), "holds something else than a study")
     ledger = Ledger(folder / RUNS, {"format": FORMAT, "code": code_version()}, resume=RUNS in held)
-    if others := len(ledger.done.keys() - set(plan.keys)):
+    mine = set(plan.keys)
+    if others := sum("facts" in entry for key, entry in ledger.done.items() if key not in mine):    # what failed is no loss
         raise BadInput("--resume", str(folder), (
             f"holds {others} of its {len(ledger.done)} runs for another study than this one; begin anew elsewhere"))
     return ledger
