@@ -96,7 +96,7 @@ def read_sweep(folder: Path) -> Sweep:
             f"holds a sweep without {missing[0]}: it was interrupted; tokenflow sweep with --resume completes it"))
     table, runs = read_columns(folder / SUMMARY), read_columns(folder / RUNS)
     names = list(table)
-    if names[0] != "combination" or "runs" not in names or TTFT_KEY not in names or "key" not in runs:
+    if names[0] != "combination" or "runs" not in names or "key" not in runs or (runs["key"] and TTFT_KEY not in names):
         raise BadInput("result", str(folder / SUMMARY), "has other columns than a sweep's: it was written by another version")
     if not table["combination"] and not (folder / FAILURES).is_file():
         raise BadInput("result", str(folder / SUMMARY), "holds no combination")

@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ import numpy as np
 import pytest
 from test_report import Reader
 
-from sim import Result, report_curves, report_sweep, simulate
+from sim import BadInput, Result, load_study, report_curves, report_sweep, simulate
 from sim.cli import main
 from sim.cli_tables import sections
-from sim.plot_pareto import Mark, front
+from sim.plot_pareto import Mark, front, pareto
+from sim.plot_style import own_look
 from sim.plots import DRAWINGS, draw
 from sim.report_sweep import read_sweep
 from sim.saved_runs import read_runs
@@ -261,6 +263,31 @@ def test_a_sweeps_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     read = Reader(Path("study/report.html").read_text())
     assert len(read.all("img")) == 2
     assert "first token within" in said("study/report.html")
+
+
+def test_a_sweep_of_which_every_run_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.py").write_text("class Mine:\n    def plan(self, view):\n        raise KeyError('lost')\n")
+    Path("s.yaml").write_text("base: {num_prompts: 3, policy: 'mine.py:Mine'}\n")
+    assert main(["sweep", "s.yaml", "-o", "study", "--jobs", "1"]) == 1
+    done("report study")
+    assert "KeyError: 'lost'" in said("study/report.html")
+    with pytest.raises(BadInput, match="no run came to its end"):
+        load_study("study").plot_pareto()
+
+
+@pytest.mark.parametrize("spread", [1.05, 1.7, 4, 8, 30, 500])
+def test_the_ticks_of_a_small_panel_keep_apart(spread: float) -> None:
+    from matplotlib.figure import Figure
+    with own_look():
+        figure = Figure(figsize=(5, 2.4), dpi=100)
+        axes = figure.subplots(1, 2)[0]
+        pareto(axes, [Mark("a", 0.041, 5), Mark("b", 0.041 * spread, 4)], ["a", "b"], more_is_better=True)
+        figure.draw_without_rendering()
+        low, high = axes.get_xlim()
+        ticks = zip(axes.get_xticks(), axes.get_xticklabels())
+        boxes = [label.get_window_extent() for place, label in ticks if low <= place <= high]
+    assert len(boxes) >= 1
+    assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
 
 
 def test_a_sweep_with_one_seed_has_no_intervals() -> None:
