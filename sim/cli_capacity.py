@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _search, _output = partial(flag, "Capacity"), partial(flag, "Output")
 
+FAILED = 1      #: exit code: a policy failed; the others are there
+
 LIMITS = "ttft:1300,rebuffer:500"
 
 
@@ -90,8 +92,8 @@ class CapacityOptions(Setup):
         return directory(self.output_dir)
 
 
-def show(asked: CapacityOptions) -> None:
-    """Look for every policy's capacity, and show and keep what is found."""
+def show(asked: CapacityOptions) -> int:
+    """Look for every policy's capacity, and show and keep what is found; returns FAILED where a policy did."""
     from traces import BadInput, options
 
     from . import saving
@@ -124,6 +126,7 @@ def show(asked: CapacityOptions) -> None:
         path = draft.publish()
     _tell(question, made)
     print(path)
+    return FAILED if any(each.failed for each in made) else 0
 
 
 def _tell(question: Question, found: Sequence[Capacity]) -> None:

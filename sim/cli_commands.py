@@ -132,13 +132,13 @@ def tune(options: TuneOptions) -> None:
 
 @app.command("capacity")
 @with_flags
-def capacity(options: CapacityOptions) -> None:
+def capacity(options: CapacityOptions) -> int:
     """The largest request rate, or burst, at which nearly all requests meet the limits of --goodput, under several policies.
 
-    Limits are ttft:1300,rebuffer:500 where --goodput gives none.
+    Limits are ttft:1300,rebuffer:500 where --goodput gives none. Exit code 1 if a policy failed.
     """
     from .cli_capacity import show
-    show(options)
+    return show(options)
 
 
 def _study(options: Options, command: str, chosen: Callable[[], list[Choice]]) -> None:

@@ -68,7 +68,7 @@ def show(options: SweepOptions) -> int:
     planned = plan(read_study(options.study))
     folder = options.target or store.free(saving.DEFAULT_ROOT)
     if options.dry_run:
-        _show_plan(planned, store.stored(folder, resume=True).done if options.target else {})
+        _show_plan(planned, store.stored(folder, True, planned).done if options.target else {})
         return 0
     with Bar(wanted=True, of="runs") as bar:
         bar.begin("simulating")
@@ -82,6 +82,7 @@ def show(options: SweepOptions) -> int:
 
 def _show_plan(plan: Plan, done: Mapping[str, Entry]) -> None:
     from .cli_tables import plain_console
+    from .counted import counted
     console, table = plain_console(), _table("combination", "runs", "done", "failed")
     keys: dict[str, list[str]] = {str(combination): [] for combination in plan.combinations}
     for run in plan.runs:
@@ -92,7 +93,7 @@ def _show_plan(plan: Plan, done: Mapping[str, Entry]) -> None:
             len(own), sum("facts" in entry for entry in here), sum("failed" in entry for entry in here))))
     console.print(table)
     finished = sum("facts" in done.get(key, ()) for key in plan.keys)
-    console.print(f"{len(plan.combinations):,} combinations, {len(plan.keys):,} runs, {finished:,} of them done.")
+    console.print(f"{counted(len(plan.combinations), 'combination')}, {counted(len(plan.keys), 'run')}, {finished:,} of them done.")
     _show_alike(plan)
 
 

@@ -109,6 +109,7 @@ def show(asked: TuneOptions) -> None:
     from .publishing import publish
     from .study.sampler import must_be_there
     from .study.setup import simulated
+    from .study.store import alone
     from .study.tune import requests, search
     from .study.tune_files import FACTS, files
     must_be_there()
@@ -125,22 +126,23 @@ def show(asked: TuneOptions) -> None:
     for line in _heading(tuning):
         print(line)
     _make(folder)
-    with (Ledger(folder / LEDGER, {"format": FORMAT, "code": code_version()}, asked.resume) as ledger,
-          Bar(wanted=True, of="simulations") as bar):
-        stage = ""
+    with alone(folder):
+        with (Ledger(folder / LEDGER, {"format": FORMAT, "code": code_version()}, asked.resume) as ledger,
+              Bar(wanted=True, of="simulations") as bar):
+            stage = ""
 
-        def done(finished: int, total: int, what: str) -> None:
-            nonlocal stage
-            if what != stage:
-                bar.begin(what)
-                stage = what
-            bar(finished, total, 0.0)
+            def done(finished: int, total: int, what: str) -> None:
+                nonlocal stage
+                if what != stage:
+                    bar.begin(what)
+                    stage = what
+                bar(finished, total, 0.0)
 
-        found = search(tuning, ledger, jobs, done)
-    made = files(tuning, found, asked.command())
-    made[LEDGER] = ledger.ordered(found.keys)
-    made["host.json"] = saving.as_json(saving.host_facts(command=["tokenflow", *sys.argv[1:]]))
-    publish(folder, made, FACTS)
+            found = search(tuning, ledger, jobs, done)
+        made = files(tuning, found, asked.command())
+        made[LEDGER] = ledger.ordered(found.keys)
+        made["host.json"] = saving.as_json(saving.host_facts(command=["tokenflow", *sys.argv[1:]]))
+        publish(folder, made, FACTS)
     _tell(tuning, found)
     print(folder)
 
@@ -148,8 +150,10 @@ def show(asked: TuneOptions) -> None:
 def _must_be_mine(folder: Path, resume: bool, facts: str) -> None:
     """BadInput when the directory may not be used."""
     from traces import BadInput
+
+    from .study.store import LOCK
     try:
-        held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        held = {path.name for path in folder.iterdir() if path.name != LOCK} if folder.is_dir() else set()
     except OSError as error:
         raise BadInput("output directory", str(folder), f"cannot be read: {(error.strerror or '').lower()}") from error
     if not folder.is_dir() and os.path.lexists(folder):

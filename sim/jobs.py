@@ -5,22 +5,58 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from typing import TypeVar
+
+from traces import BadInput
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
-def each_done(make: Callable[[Given], Made], given: Sequence[Given], jobs: int) -> Generator[tuple[Given, Made], None, None]:
+KILLED = "its process was killed, for want of memory perhaps"
+
+_AHEAD = 2          # times `jobs` are under way, or about to be
+
+
+def each_done(make: Callable[[Given], Made], given: Sequence[Given], jobs: int,
+              killed: Callable[[Given], Made] | None = None) -> Generator[tuple[Given, Made], None, None]:
     """`make` of each, `jobs` at a time, begun in this order and yielded as they end; with joblib, whose backend may be another
-    (`joblib.parallel_config`). `make` must be a function that another process can import."""
+    (`joblib.parallel_config`). `make` must be a function that another process can import. Who was under way when a process was
+    killed is tried again, alone; `killed`: what is made of whoever takes its process down even then (None: BadInput)."""
+    left = dict.fromkeys(range(len(given)))
+    while left:
+        try:
+            for index, made in _together(make, given, list(left), jobs):
+                del left[index]
+                yield given[index], made
+        except BrokenProcessPool:
+            for index in list(left)[:_AHEAD * jobs]:
+                made = _alone(make, given[index], killed)
+                del left[index]
+                yield given[index], made
+
+
+def _together(make: Callable[[Given], Made], given: Sequence[Given], which: Sequence[int],
+              jobs: int) -> Iterator[tuple[int, Made]]:
     from joblib import Parallel, delayed
-    with Parallel(n_jobs=min(jobs, max(len(given), 1)), return_as="generator_unordered", pre_dispatch="2*n_jobs",
+    with Parallel(n_jobs=min(jobs, len(which)), return_as="generator_unordered", pre_dispatch=f"{_AHEAD}*n_jobs",
                   batch_size=1) as parallel:
-        for index, made in parallel(delayed(_one)(make, i, each) for i, each in enumerate(given)):
-            yield given[index], made
+        yield from parallel(delayed(_one)(make, index, given[index]) for index in which)
+
+
+def _alone(make: Callable[[Given], Made], each: Given, killed: Callable[[Given], Made] | None) -> Made:
+    from joblib.externals.loky import ProcessPoolExecutor  # joblib itself would not start a process for one
+    with ProcessPoolExecutor(max_workers=1) as process:
+        try:
+            made: Made = process.submit(_one, make, 0, each).result()[1]
+        except BrokenProcessPool as error:
+            if killed is None:
+                raise BadInput("simulation", str(each), KILLED) from error
+            return killed(each)
+    return made
 
 
 def _one(make: Callable[[Given], Made], index: int, given: Given) -> tuple[int, Made]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 AGAINST = (("effective_throughput", "effective tokens/s", True), ("mean_rebuffer_s", "mean rebuffering, s", False))
 TTFT_KEY = "p99_ttft_ms"
 _LEAST_TOP = 0.1        # of the y axis: less is no difference
+_TICKS = 4              # of a narrow x axis, at most: more would run into each other
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def front(marks: Sequence[Mark], more_is_better: bool) -> list[Mark]:
 
 def pareto(axes: Axes, marks: Sequence[Mark], labels: Sequence[str], more_is_better: bool) -> None:
     """Marks with their intervals, the looks of the labels' places; the front dotted."""
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
     looks = styles(labels)
     best = front(marks, more_is_better)
     axes.plot([mark.x for mark in best], [mark.y for mark in best], color="#777777", linestyle=":", linewidth=1.0, zorder=1.5,
@@ -57,8 +58,10 @@ def pareto(axes: Axes, marks: Sequence[Mark], labels: Sequence[str], more_is_bet
     axes.margins(x=0.12, y=0.15)
     axes.autoscale()
     least, most = axes.get_xlim()
-    subs = (1.0,) if most > 100 * least else (1.0, 3.0) if most > 10 * least else (1.0, 2.0, 5.0)
-    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    if most > 10 * least:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if most > 100 * least else (1.0, 3.0)))
+    else:       # fewer than two of a decade's would be in sight, and then LogLocator marks far too many
+        axes.xaxis.set_major_locator(MaxNLocator(_TICKS, steps=(1, 2, 5, 10)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     top = max(axes.get_ylim()[1], _LEAST_TOP)
     axes.set_ylim(-0.07 * top, top)         # of a marker at 0 half would be cut off

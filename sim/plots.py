@@ -59,7 +59,7 @@ def ttft_cdf(axes: Axes, results: Results) -> None:
     for label, result in results.items():
         told = result.columns()
         waited_s = np.sort(_known(told["ttft_s"]))
-        asked = int(np.count_nonzero(told["fate"] != "rejected"))
+        asked = max(int(np.count_nonzero(told["fate"] != "rejected")), 1)
         share = 100 * np.arange(len(waited_s) + 1) / asked
         before_s = min(1e-3, float(waited_s[0]) / 2) if len(waited_s) else 1e-3
         _line(axes, results, label, np.append(before_s, waited_s), share, drawstyle="steps-post")

@@ -15,6 +15,7 @@ import numpy as np
 from policies.api import Floats
 from traces import BadInput
 
+from . import report_curves
 from .counted import counted
 from .plot_pareto import AGAINST, TTFT_KEY, Mark, name_axes, pareto
 from .plot_style import Drawing, as_png, legend, new_figure, own_look, wrapped
@@ -48,11 +49,15 @@ class Sweep:
     folder: Path
     table: Mapping[str, list[str]]
     axes: Sequence[str]                 #: columns that say what a combination is
-    runs: int
+    keys: Sequence[Sequence[str]]       #: of the runs, by row
     failures: Mapping[str, list[str]]
 
     def __len__(self) -> int:
         return len(self.table["combination"])
+
+    @property
+    def runs(self) -> int:
+        return sum(map(len, self.keys))
 
     def numbers(self, key: str) -> Floats:
         """NaN where a cell is empty, or nobody reported it."""
@@ -91,14 +96,21 @@ def read_sweep(folder: Path) -> Sweep:
             f"holds a sweep without {missing[0]}: it was interrupted; tokenflow sweep with --resume completes it"))
     table, runs = read_columns(folder / SUMMARY), read_columns(folder / RUNS)
     names = list(table)
-    if names[0] != "combination" or "runs" not in names or TTFT_KEY not in names or "key" not in runs:
+    if names[0] != "combination" or "runs" not in names or "key" not in runs or (runs["key"] and TTFT_KEY not in names):
         raise BadInput("result", str(folder / SUMMARY), "has other columns than a sweep's: it was written by another version")
     if not table["combination"] and not (folder / FAILURES).is_file():
         raise BadInput("result", str(folder / SUMMARY), "holds no combination")
     failures = read_columns(folder / FAILURES) if (folder / FAILURES).is_file() else {}
     if failures and not {"command", "why"} <= set(failures):
         raise BadInput("result", str(folder / FAILURES), "has other columns than key, command, why")
-    return Sweep(folder, table, names[1 : names.index("runs")], len(runs["key"]), failures)
+    axes = names[1 : names.index("runs")]
+    if lost := [axis for axis in axes if axis not in runs]:
+        raise BadInput("result", str(folder / RUNS), f"has no column {lost[0]}: it was written by another version")
+    by_cells: dict[tuple[str, ...], list[str]] = {}
+    for key, *cells in zip(runs["key"], *(runs[axis] for axis in axes)):
+        by_cells.setdefault(tuple(cells), []).append(key)
+    own = zip(*(table[axis] for axis in axes)) if axes else [()] * len(table["combination"])
+    return Sweep(folder, table, axes, [by_cells.get(tuple(cells), []) for cells in own], failures)
 
 
 def page(folder: Path) -> str:
@@ -120,11 +132,11 @@ def page(folder: Path) -> str:
         *_winners(sweep),
         "<h2>What the columns say</h2>",
         terms([(term.name, term.means) for term in terms_of(titles)]),
-        *figures(draw(sweep)),
+        *figures([*draw(sweep), *_curves(sweep)]),
         *_failures(sweep),
         *bullets("Not in these files", [
-            "Distributions over requests, and single requests over time: a sweep keeps each run's summary only. tokenflow run "
-            "with a combination's flags and --save-timeline --save-detailed -o DIR keeps all, and tokenflow report DIR shows it."]),
+            "Single requests, and how it went over time: a sweep keeps each run's summary and quantiles. tokenflow run with a "
+            "combination's flags and --save-timeline --save-detailed -o DIR keeps all, and tokenflow report DIR shows it."]),
         *bullets("How far to trust this", [SIMULATED, *CAVEATS[:-1], (
             "Intervals say how much seeds matter, nothing of how far the simulator is off; policies see the same requests seed by "
             "seed, so differences between them are known better than each alone.")]),
@@ -232,6 +244,15 @@ def draw(sweep: Sweep) -> list[Drawing]:
     """A marker per policy with its intervals, a row of panels per group; where a group is a lone policy, all in one."""
     with own_look():
         return [Drawing(name, title, caption, as_png(figure)) for name, title, caption, figure in _figures(sweep)]
+
+
+def _curves(sweep: Sweep) -> list[Drawing]:
+    """TTFT and stalls of every group, policy by policy; where a group is a lone policy, of all combinations in one."""
+    policies, groups = sweep.policies(), _rows_of(sweep)
+    if max(map(len, groups.values()), default=0) < 2:
+        policies, groups = sweep.table["combination"], {"": list(range(len(sweep)))}
+    return report_curves.draw(report_curves.stored(sweep.folder / STORE), {
+        group: {policies[row]: sweep.keys[row] for row in rows} for group, rows in groups.items()}, list(dict.fromkeys(policies)))
 
 
 _CAPTION = ("P99 time to first token against effective tokens/s and mean rebuffering: means over seeds with 95 % intervals; better "

@@ -148,7 +148,7 @@ def test_what_fails_is_named_and_the_others_are_kept(tmp_path: Path, capsys: pyt
                                       "        if len(view.id) > 3:\n            raise KeyError('lost')\n"
                                       "        return super().plan(view)\n")
     mine = f"{tmp_path / 'mine.py'}:Mine"
-    assert main([*WORDS, "--policies", f"vllm,{mine}", "-o", str(tmp_path / "out")]) == 0
+    assert main([*WORDS, "--policies", f"vllm,{mine}", "-o", str(tmp_path / "out")]) == 1
     said = capsys.readouterr().out
     assert re.search(r"Mine +failed", said)
     assert "KeyError: 'lost'" in said

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from sim import simulate
+from sim.intervals import estimate
 from sim.report_terms import TERMS, measure_of
-from sim.study.objectives import Limit, front, mean_ranks, parse_limit, parse_objectives, percentiles_of
+from sim.study.objectives import Limit, front, mean_ranks, objective, parse_limit, parse_objectives, percentiles_of, verdict
 from traces import BadInput, make_trace
 
 
@@ -41,6 +42,12 @@ def test_the_front_is_whom_nobody_beats() -> None:
     both = parse_objectives("p99_ttft_ms,effective_throughput")
     values = {"fast": (1.0, 10.0), "full": (5.0, 90.0), "middle": (3.0, 50.0), "worse": (3.0, 40.0), "twin": (3.0, 50.0)}
     assert front(values, both) == ["fast", "full", "middle", "twin"]
+
+
+def test_verdicts_on_paired_changes() -> None:
+    wait = objective("--objective", "p99_ttft_ms")
+    changes = ((-2.0, -2.1), (2.0, 2.1), (-2.0, 2.1), (0.0, 0.0), (0.0,), (-1.0,))
+    assert [verdict(wait, estimate(each)) for each in changes] == ["better", "worse", "unclear", "the same", "the same", "better"]
 
 
 def test_mean_ranks_share_ties() -> None:

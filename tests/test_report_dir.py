@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ import numpy as np
 import pytest
 from test_report import Reader
 
-from sim import Result, simulate
+from sim import BadInput, Result, load_study, report_curves, report_sweep, simulate
 from sim.cli import main
 from sim.cli_tables import sections
-from sim.plot_pareto import Mark, front
+from sim.plot_pareto import Mark, front, pareto
+from sim.plot_style import own_look
 from sim.plots import DRAWINGS, draw
 from sim.report_sweep import read_sweep
 from sim.saved_runs import read_runs
@@ -229,6 +231,63 @@ def test_a_sweep(capsys: pytest.CaptureFixture[str]) -> None:
     assert "name: <loads>" in text
     assert len(read.all("img")) == 1
     assert not read.all("script")
+
+
+def test_a_sweeps_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn from what tokenflow sweep itself keeps: all seeds of a combination together."""
+    Path("s.yaml").write_text("base: {num_prompts: 9, input_len: constant:200, output_len: 'normal:150:40', kv_tokens: 1500}\n"
+                              "axes: {policy: [vllm, tokenflow], load: {fast: {arrival: burst}, slow: {request_rate: 2}}}\n"
+                              "seeds: 3\n")
+    done("sweep s.yaml -o study --jobs 1")
+    drawn: dict[str, Any] = {}
+    real = report_curves._figure
+
+    def keep(panels: Any, labels: Any) -> Any:
+        drawn.update(panels)
+        return real(panels, labels)
+    with monkeypatch.context() as watched:
+        watched.setattr("sim.report_curves._figure", keep)
+        report_sweep.page(Path("study"))
+    assert [(group, list(each)) for group, each in drawn.items()] == [
+        (group, ["vllm", "tokenflow"]) for group in ("fast", "slow")]
+    for policy in ("vllm", "tokenflow"):
+        traces = [generate(9, input_len=200, output_len="normal:150:40", seed=seed) for seed in (1, 2, 3)]
+        waited = np.concatenate([simulate(policy, trace, kv_tokens=1500).requests["ttft_s"] for trace in traces])
+        told = drawn["fast"][policy].told["ttft_s"]
+        assert len(told) == 3 * 101
+        for second in (np.median(waited), np.quantile(waited, 0.8)):        # whichever way ties are counted, to a request in nine
+            assert np.mean(told < second * (1 - 1e-5)) <= np.mean(waited <= second) + 0.12
+            assert np.mean(told <= second * (1 + 1e-5)) >= np.mean(waited < second) - 0.12
+        assert told.max() == pytest.approx(waited.max(), rel=1e-5)
+    done("report study")
+    read = Reader(Path("study/report.html").read_text())
+    assert len(read.all("img")) == 2
+    assert "first token within" in said("study/report.html")
+
+
+def test_a_sweep_of_which_every_run_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.py").write_text("class Mine:\n    def plan(self, view):\n        raise KeyError('lost')\n")
+    Path("s.yaml").write_text("base: {num_prompts: 3, policy: 'mine.py:Mine'}\n")
+    assert main(["sweep", "s.yaml", "-o", "study", "--jobs", "1"]) == 1
+    done("report study")
+    assert "KeyError: 'lost'" in said("study/report.html")
+    with pytest.raises(BadInput, match="no run came to its end"):
+        load_study("study").plot_pareto()
+
+
+@pytest.mark.parametrize("spread", [1.05, 1.7, 4, 8, 30, 500])
+def test_the_ticks_of_a_small_panel_keep_apart(spread: float) -> None:
+    from matplotlib.figure import Figure
+    with own_look():
+        figure = Figure(figsize=(5, 2.4), dpi=100)
+        axes = figure.subplots(1, 2)[0]
+        pareto(axes, [Mark("a", 0.041, 5), Mark("b", 0.041 * spread, 4)], ["a", "b"], more_is_better=True)
+        figure.draw_without_rendering()
+        low, high = axes.get_xlim()
+        ticks = zip(axes.get_xticks(), axes.get_xticklabels())
+        boxes = [label.get_window_extent() for place, label in ticks if low <= place <= high]
+    assert len(boxes) >= 1
+    assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
 
 
 def test_a_sweep_with_one_seed_has_no_intervals() -> None:

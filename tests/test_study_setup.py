@@ -58,6 +58,13 @@ def test_the_key_knows_contents(tmp_path: Path) -> None:
     assert of(policy=f"{file}:Mine") == first
     assert len({first, of(), of(seed=4), of(policy="vllm"), of(policy_arg=["offload=false"])}) == 5
 
+    heir = tmp_path / "heir.py"
+    heir.write_text(f"from sim.policy_choice import choose\n\nMine = type(choose('{file}:Mine').policy)\n\n"
+                    "class Heir(Mine):\n    pass\n")
+    before = of(policy=f"{heir}:Heir")
+    file.write_text(POLICY + "\n# and more\n")
+    assert of(policy=f"{heir}:Heir") != before
+
     trace = tmp_path / "trace.csv"
     keys = set()
     for tokens in (5, 6):

@@ -208,6 +208,32 @@ def test_one_run_that_fails_among_many(capsys: pytest.CaptureFixture[str]) -> No
     assert Path("out/runs.jsonl").read_bytes() == before
 
 
+def test_a_policy_that_is_mended(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its runs are others now; those of the other policies are not repeated."""
+    text = "from policies import Vllm\n\nclass Mine(Vllm):\n    def plan(self, view):\n        "
+    Path("mine.py").write_text(text + "raise KeyError('lost')\n")
+    study = STUDY | {"axes": {"policy": ["vllm", "mine.py:Mine"]}, "seeds": 2}
+    assert swept(study, "out", "--jobs", "1") == 1
+    Path("mine.py").write_text(text + "return super().plan(view)\n")
+    assert swept(study, "out", "--resume", "--dry-run") == 0
+    assert "4 runs, 2 of them done" in capsys.readouterr().out
+    assert swept(study, "out", "--resume", "--jobs", "1") == 0
+    assert swept(study, "anew", "--jobs", "1") == 0
+    assert files("out") == files("anew")
+
+
+def test_a_run_whose_process_is_killed(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is listed like any other that fails, and the others come to their end."""
+    Path("mine.py").write_text("import os\n\nfrom policies import Vllm\n\nclass Kills(Vllm):\n    def plan(self, view):\n"
+                               "        os.kill(os.getpid(), 9)\n")
+    study = STUDY | {"axes": {"policy": ["vllm", "mine.py:Kills", "sglang"]}, "seeds": 2}
+    assert swept(study, "out", "--jobs", "2") == 1
+    failed = rows("out/failures.csv")
+    assert [row["why"] for row in failed] == ["its process was killed, for want of memory perhaps"] * 2
+    assert all("mine.py:Kills" in row["command"] and row["command"] in capsys.readouterr().err for row in failed[:1])
+    assert len(rows("out/runs.csv")) == 4
+
+
 def test_a_dry_run_writes_nothing(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert swept(STUDY, "out", "--dry-run") == 0
     assert "6 combinations, 18 runs, 0 of them done." in capsys.readouterr().out

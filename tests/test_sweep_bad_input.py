@@ -43,6 +43,8 @@ BAD = [
     (f"base: {{{SMALL}}}\naxes: {{load: {{a: {{request_rte: 3}}}}}}",
      r"s.yaml: request_rte: unknown; did you mean 'request_rate'\?"),
     (f"base: {{{SMALL}}}\naxes: {{runs: {{a: {{link: 3}}}}}}", r"s.yaml: axes: runs: is a column of every result"),
+    (f"base: {{{SMALL}}}\naxes: {{p99_ttft_ms: {{a: {{link: 3}}}}}}", r"axes: p99_ttft_ms: is a column of every result"),
+    (f"base: {{{SMALL}}}\naxes: {{duration_ci95: {{a: {{link: 3}}}}}}", r"axes: duration_ci95: is a column of every result"),
     (f"base: {{{SMALL}}}\naxes: {{link: [3], load: {{a: {{link: 4}}}}}}", r"s.yaml: link: is set twice .*by link and by load"),
     (f"base: {{{SMALL}}}\nlist: 3", r"s.yaml: list: must be a list of flags by name, not 3"),
     (f"base: {{{SMALL}}}\nlist: [3]", r"s.yaml: list, 1: must be flags by name, not 3"),
@@ -56,6 +58,8 @@ BAD = [
     ("latin_hypercube: {samples: 2, ranges: {link: [2, 1]}}", r"latin_hypercube: link: must ascend"),
     ("latin_hypercube: {samples: 2, ranges: {link: [0, 1, log]}}", r"latin_hypercube: link: must lie above 0"),
     ("latin_hypercube: {samples: 2, ranges: {lnk: [0, 1]}}", r"s.yaml: lnk: unknown; did you mean 'link'\?"),
+    (f"base: {{{SMALL}}}\nlatin_hypercube: {{samples: 5, ranges: {{max_num_seqs: [1, 3]}}}}",
+     r"s.yaml: latin_hypercube: several combinations are called max_num_seqs=2; take fewer samples, or wider ranges"),
     # seeds
     (GOOD.replace("seeds: 2", "seeds: 0"), r"s.yaml: seeds: must be a whole number from 1"),
     (GOOD.replace("seeds: 2", "seeds: [1, 1]"), r"s.yaml: seeds: must be at least one, each once"),
@@ -171,6 +175,7 @@ def test_another_study_loses_no_runs(done: dict[str, bytes], capsys: pytest.Capt
     Path("s.yaml").write_text(GOOD.replace("sglang", "tokenflow"))
     err = line_of("s.yaml -o out --resume", capsys)
     assert "holds 2 of its 4 runs for another study than this one; begin anew elsewhere" in err
+    assert line_of("s.yaml -o out --resume --dry-run", capsys) == err
     assert files("out") == done
 
 
@@ -211,7 +216,8 @@ def test_tables_that_find_no_room(inside: Path, monkeypatch: pytest.MonkeyPatch,
     real = Path.write_bytes
     with monkeypatch.context() as full:
         full.setattr(Path, "write_bytes", write)
-        assert "output directory: out: cannot be written: no space left" in line_of("s.yaml -o out --jobs 1", capsys)
+        assert "output directory: out: cannot be written: no space left on device; every run is kept" in line_of(
+            "s.yaml -o out --jobs 1", capsys)
     assert sorted(path.name for path in Path("out").iterdir() if path.is_file()) == ["runs.jsonl", "study.yaml"]
     assert main(["sweep", "s.yaml", "-o", "out", "--resume"]) == 0
 

@@ -104,15 +104,14 @@ def test_results_are_stored_as_they_come(backend: str, request: pytest.FixtureRe
     each_done, real = sim.jobs.each_done, Ledger.keep
 
     class Counted(list[Any]):
-        def __iter__(self) -> Iterator[Any]:
-            for each in super().__iter__():
-                handed_out[0] += 1
-                yield each
+        def __getitem__(self, index: Any) -> Any:
+            handed_out[0] = max(handed_out[0], index + 1)
+            return super().__getitem__(index)
 
     def keep(self: Ledger, entry: Any) -> None:
         kept_at.append(handed_out[0])
         real(self, entry)
-    monkeypatch.setattr(sim.jobs, "each_done", lambda make, given, jobs: each_done(make, Counted(given), jobs))
+    monkeypatch.setattr(sim.jobs, "each_done", lambda make, given, *more: each_done(make, Counted(given), *more))
     monkeypatch.setattr(Ledger, "keep", keep)
     words = ["--cluster", address] if backend == "dask" else []
     assert main(["sweep", "s.yaml", "-o", "out", "--backend", backend, *words, "--jobs", "2"]) == 0
@@ -122,10 +121,14 @@ def test_results_are_stored_as_they_come(backend: str, request: pytest.FixtureRe
 
 @pytest.mark.parametrize(("words", "line"), [
     ("--backend dask --cluster tcp://127.0.0.1:9", "--cluster: tcp://127.0.0.1:9: no Dask cluster answers"),
+    ("--backend ray --cluster 127.0.0.1:9", "--cluster: 127.0.0.1:9: no Ray cluster answers"),
+    ("--backend ray --cluster ray://127.0.0.1:9", "--cluster: ray://127.0.0.1:9: no Ray cluster answers"),
 ])
 def test_no_cluster_answers(words: str, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    needed("distributed")
+    needed("distributed" if "dask" in words else "ray")
     monkeypatch.setattr("sim.study.clusters._PATIENCE_S", 1.0)
+    if "ray" in words:
+        monkeypatch.setattr("ray.is_initialized", lambda: False)
     assert main(["sweep", "s.yaml", "-o", "out", *words.split()]) == 2
     err = capsys.readouterr().err
     assert line in err

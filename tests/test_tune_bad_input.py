@@ -74,3 +74,15 @@ def test_one_line_and_nothing_written(words: str, line: str, tmp_path: Path, mon
     assert re.search(line, err), err
     assert listed(tmp_path) == before
     assert os.getcwd() == str(tmp_path)
+
+
+def test_two_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from sim.study.store import alone
+    monkeypatch.chdir(tmp_path)
+    with alone(tmp_path):
+        before = listed(tmp_path)
+        Path("runs.jsonl").write_text("")
+        assert main(["tune", *N.split(), "--resume", "-o", "."]) == 2
+        Path("runs.jsonl").unlink()
+        assert "output directory: .: another process is at work in it" in capsys.readouterr().err
+        assert listed(tmp_path) == before

@@ -10,13 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from traces import BadInput
-
 from ..cli_options import RunOptions
 from ..errors import NothingFits
 from ..intervals import Estimate, estimate
 from ..policy_choice import choose
 from .bisection import Border, border
+from .kept import one_line
 from .setup import command, simulated
 
 Kind = Literal["rate", "burst"]
@@ -95,9 +94,14 @@ class Capacity:
 
 def answers(question: Question, policies: Sequence[str], seeds: Sequence[int], jobs: int) -> Iterator[Answer]:
     """Of every policy, as --policies has it, with every seed; as they come to an end."""
-    from ..jobs import each_done
+    from ..jobs import KILLED, each_done
     asked = [(question, policy, seed) for seed in seeds for policy in policies]
-    for _, answer in each_done(answered, asked, jobs):
+
+    def killed(asked: tuple[Question, str, int]) -> Answer:
+        _, policy, seed = asked
+        return Answer(choose(policy).label, seed, None, (), KILLED, command(question.options(policy, seed, question.least)))
+
+    for _, answer in each_done(answered, asked, jobs, killed):
         yield answer
 
 
@@ -125,8 +129,8 @@ def answered(asked: tuple[Question, str, int]) -> Answer:
                        tolerance=question.tolerance, whole=question.of == "burst")
         if too_long is not None and not any(point.share for point in points.values()):
             raise too_long
-    except BadInput as error:
-        return Answer(label, seed, None, _by_load(points), str(error), command(options))
+    except Exception as error:              # of a policy, of ours, or of a library's: the others go on
+        return Answer(label, seed, None, _by_load(points), one_line(error), command(options))
     return Answer(label, seed, found, _by_load(points))
 
 

@@ -7,6 +7,8 @@ process is connected to, else one begun here. Its workers need this package, and
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -57,8 +59,9 @@ def _ray(address: str | None, jobs: int | None) -> Iterator[tuple[str, int]]:
     mine = not ray.is_initialized()
     if mine:
         try:
+            _must_answer(address or os.environ.get("RAY_ADDRESS", ""))
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, include_dashboard=None)
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise _silent("Ray", address, error) from error
     try:
         register_parallel_backend("tokenflow-ray", Streaming)
@@ -93,6 +96,13 @@ def _dask(address: str | None, jobs: int | None) -> Iterator[tuple[str, int]]:
     finally:
         if client is not None:
             client.close()
+
+
+def _must_answer(address: str) -> None:
+    """OSError where HOST:PORT does not: Ray itself would try for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_PATIENCE_S).close()
 
 
 def _missing(extra: str) -> BadInput:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..intervals import Estimate
-from .objectives import BETTER, UNCLEAR, WORSE, Objective, verdict
+from .objectives import BETTER, SAME, UNCLEAR, WORSE, Objective, verdict
 from .tune import Found, Tuning
 
 
@@ -53,7 +53,7 @@ def conclusion(tuning: Tuning, found: Found) -> str:
     def named(verdict: str) -> str:
         return ", ".join(row.objective.key + (f" on {row.workload}" if several else "") for row in rows if row.verdict == verdict)
 
-    said = {verdict: names for verdict in (BETTER, WORSE, UNCLEAR) if (names := named(verdict))}
+    said = {verdict: names for verdict in (BETTER, WORSE, SAME, UNCLEAR) if (names := named(verdict))}
     seeds = len(tuning.held_out_seeds)
     over = f"paired 95 % intervals over {seeds} held-out seeds" if seeds > 1 else "one held-out seed: no interval"
     if 0 in found.out:
@@ -62,6 +62,7 @@ def conclusion(tuning: Tuning, found: Found) -> str:
         return f"Trial {found.winner} has the best mean rank, but it is not better than the defaults in any objective ({over})."
     parts = [f"better than the defaults in {said[BETTER]}"]
     parts += [f"worse, within the limits, in {said[WORSE]}"] if WORSE in said else []
+    parts += [f"the same in {said[SAME]}"] if SAME in said else []
     parts += [f"unclear in {said[UNCLEAR]}"] if UNCLEAR in said else []
     return f"Trial {found.winner} wins: {'; '.join(parts)} ({over})."
 

@@ -58,7 +58,9 @@ def combinations(study: Study) -> list[Combination]:
         found.append(Combination(labels, flags))
     names = [str(combination) for combination in found]
     if twins := {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set():
-        raise BadInput(study.where, "axes", f"several combinations are called {sorted(twins)[0]}; name their labels apart")
+        apart = "take fewer samples, or wider ranges" if study.hypercube else "name their labels apart"
+        raise BadInput(study.where, "latin_hypercube" if study.hypercube else "axes", (
+            f"several combinations are called {sorted(twins)[0]}; {apart}"))
     return found
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
-from contextlib import redirect_stdout, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,14 +34,21 @@ def carried_out(task: Task) -> dict[str, Any]:
     with suppress(OSError):                 # a cluster that does not share our files finds those of the package all the same
         if os.getcwd() != task.folder:
             os.chdir(task.folder)
+    result = ended(task.options, task.trace)
+    return {"failed": result} if isinstance(result, str) else kept(result)
+
+
+def ended(options: RunOptions, trace: Trace) -> Result | str:
+    """The result of a simulation, or why it came to no end."""
     try:
-        with redirect_stdout(sys.stderr):   # of what a policy prints
-            result = simulated(task.options, task.trace)
-    except BadInput as error:
-        return {"failed": str(error)}
+        return simulated(options, trace)
     except Exception as error:              # of ours, or of a library's: one run's, all the same
-        return {"failed": " ".join(f"{type(error).__name__}: {error}".split())}
-    return kept(result)
+        return one_line(error)
+
+
+def one_line(error: Exception) -> str:
+    """What went wrong."""
+    return str(error) if isinstance(error, BadInput) else " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def kept(result: Result) -> dict[str, Any]:

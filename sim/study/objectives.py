@@ -16,7 +16,7 @@ from .setup import nearest
 
 Key = TypeVar("Key")
 
-BETTER, WORSE, UNCLEAR = "better", "worse", "unclear"
+BETTER, WORSE, SAME, UNCLEAR = "better", "worse", "the same", "unclear"
 
 #: metrics that limits of goodput are needed for
 _GOODPUT = ("request_goodput", "goodput_share")
@@ -105,6 +105,8 @@ def needs_goodput(keys: Iterable[str]) -> str | None:
 def verdict(objective: Objective, change: Estimate) -> str:
     """Of a paired change against the defaults: by whether its interval excludes none; one seed is judged by its value alone."""
     low, high = (change.mean if end is None else end for end in (change.low, change.high))
+    if low == high == 0:
+        return SAME
     if low <= 0 <= high:
         return UNCLEAR
     return BETTER if objective.ahead(change.mean, 0.0) else WORSE

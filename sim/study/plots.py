@@ -154,6 +154,8 @@ def _axes(given: Axes | None) -> Axes:
 
 def _known(study: StudyResult, *metrics: str) -> DataFrame:
     """The combinations of which these are known."""
+    if not study.metrics:
+        raise BadInput("study", str(study.directory), "holds nothing to draw: no run came to its end")
     for metric in metrics:
         if metric not in study.metrics:
             raise BadInput("metric", metric, f"unknown; did you mean '{nearest(metric, tuple(study.metrics))}'?")

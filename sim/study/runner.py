@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from warnings import catch_warnings, filterwarnings
-
-from traces import BadInput
 
 from ..ledger import Ledger
 from .clusters import workers
@@ -31,24 +28,19 @@ def carry_out(plan: Plan, ledger: Ledger, jobs: int | None, done: Done | None = 
     with workers(backend, cluster, jobs, os.cpu_count() or 1) as at_a_time:
         if not left:
             return
-        from ..jobs import each_done
+        from ..jobs import KILLED, each_done
         from .kept import Task, carried_out
         finished, folder = total - len(left), os.getcwd()
         if done:
             done(finished, total)
         tasks = [Task(run.key, run.options, run.trace, folder) for run in left]
-        try:
-            with catch_warnings(), closing(each_done(carried_out, tasks, at_a_time)) as ended:
-                filterwarnings("ignore", ".*tasks which were still being processed")        # joblib's, when we stop at a full disk
-                for task, kept in ended:
-                    ledger.keep({"key": task.key, "command": command(task.options)} | kept)
-                    finished += 1
-                    if done:
-                        done(finished, total)
-        except BrokenProcessPool as error:
-            raise BadInput("study", plan.study.where, (
-                "a process that simulates was killed, for want of memory perhaps; what is done is kept: --resume goes on, with "
-                "fewer --jobs")) from error
+        with catch_warnings(), closing(each_done(carried_out, tasks, at_a_time, lambda task: {"failed": KILLED})) as ended:
+            filterwarnings("ignore", ".*tasks which were still being processed")        # joblib's, when we stop at a full disk
+            for task, kept in ended:
+                ledger.keep({"key": task.key, "command": command(task.options)} | kept)
+                finished += 1
+                if done:
+                    done(finished, total)
 
 
 def _long(run: Run) -> float:

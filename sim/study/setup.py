@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import MISSING, fields
 from difflib import SequenceMatcher
 from inspect import getsourcefile
@@ -80,12 +82,14 @@ def command(options: RunOptions) -> str:
 
 
 def simulated(options: RunOptions, trace: Trace | None = None, **more: Any) -> Result:
-    """Its result. `trace`: its requests, where they are at hand; `more`: arguments of `sim.simulate` in place of its own."""
+    """Its result. `trace`: its requests, where they are at hand; `more`: arguments of `sim.simulate` in place of its own. What its
+    policy prints goes to standard error."""
     from ..policy_choice import choose
     from ..simulate import simulate
     choice = choose(options.policy, options.policy_arg or [])
-    return simulate(choice.policy, options.requests() if trace is None else trace, label=choice.label,
-                    **options.simulation() | more)
+    with redirect_stdout(sys.stderr):
+        return simulate(choice.policy, options.requests() if trace is None else trace, label=choice.label,
+                        **options.simulation() | more)
 
 
 def key(options: RunOptions, trace: Trace) -> str:
@@ -109,10 +113,10 @@ def digest(trace: Trace) -> str:
 
 
 def _of_policy(spec: str) -> str:
-    """Of a user's policy, the file that it is in; the package's own are part of the code."""
+    """Of a user's policy, the files that it and those it inherits from are in; the package's own are part of the code."""
     from ..policy_choice import choose
-    source = getsourcefile(type(choose(spec).policy))
-    return "" if source is None else _of_file(source)
+    sources = [getsourcefile(each) for each in type(choose(spec).policy).__mro__ if each is not object]
+    return " ".join(_of_file(source) for source in dict.fromkeys(sources) if source is not None)
 
 
 def _of_file(name: str) -> str:

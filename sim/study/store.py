@@ -26,7 +26,7 @@ from .plan import Plan
 
 STUDY, RUNS, VLLM = "study.yaml", "runs.jsonl", "vllm"
 FORMAT = 1          #: of the store's lines
-_LOCK = ".lock"
+LOCK = ".lock"
 
 
 def free(root: Path) -> Path:
@@ -34,35 +34,38 @@ def free(root: Path) -> Path:
     return next(target for n in count(1) if not os.path.lexists(target := root / f"sweep-{n}"))
 
 
-def stored(folder: Path, resume: bool) -> Ledger:
-    """What the directory holds of earlier runs. BadInput when it may not be used; nothing is written."""
+def stored(folder: Path, resume: bool, plan: Plan) -> Ledger:
+    """What the directory holds of earlier runs. BadInput when it may not be used for this study, whose runs alone it may hold: none
+    that came to its end is ever dropped. Nothing is written."""
     try:
         held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     except OSError as error:
         raise BadInput("output directory", str(folder), f"cannot be read: {(error.strerror or '').lower()}") from error
-    held = {name for name in held if name != _LOCK and not name.endswith(".partial")}
+    held = {name for name in held if name != LOCK and not name.endswith(".partial")}
     if held and not resume:
         raise BadInput("output directory", str(folder), (
             "holds a study already; --resume completes it" if RUNS in held else "is not empty; results are never overwritten"))
     if held - {STUDY} and RUNS not in held:
         raise BadInput("output directory", str(folder), "holds something else than a study")
-    return Ledger(folder / RUNS, {"format": FORMAT, "code": code_version()}, resume=RUNS in held)
+    ledger = Ledger(folder / RUNS, {"format": FORMAT, "code": code_version()}, resume=RUNS in held)
+    mine = set(plan.keys)
+    if others := sum("facts" in entry for key, entry in ledger.done.items() if key not in mine):    # what failed is no loss
+        raise BadInput("--resume", str(folder), (
+            f"holds {others} of its {len(ledger.done)} runs for another study than this one; begin anew elsewhere"))
+    return ledger
 
 
 @contextmanager
 def opened(folder: Path, plan: Plan, resume: bool) -> Iterator[Ledger]:
-    """The store, for this process alone until it leaves. Runs that the study does not have are never dropped: BadInput."""
+    """The store, for this process alone until it leaves."""
     if os.path.lexists(folder) and not folder.is_dir():
         raise BadInput("output directory", str(folder), "is a file")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(folder, error) from error
-    with _alone(folder):
-        ledger = stored(folder, resume)
-        if others := len(ledger.done.keys() - set(plan.keys)):
-            raise BadInput("--resume", str(folder), (
-                f"holds {others} of its {len(ledger.done)} runs for another study than this one; begin anew elsewhere"))
+    with alone(folder):
+        ledger = stored(folder, resume, plan)
         publish(folder, {STUDY: plan.study.text}, STUDY)
         with ledger:
             yield ledger
@@ -70,7 +73,10 @@ def opened(folder: Path, plan: Plan, resume: bool) -> Iterator[Ledger]:
 
 def finish(folder: Path, files: Mapping[str, str | bytes], obsolete: tuple[str, ...]) -> None:
     """Every table in its place; what an earlier end of this study left and this one has not is removed."""
-    publish(folder, files, RUNS)
+    try:
+        publish(folder, files, RUNS)
+    except BadInput as error:
+        raise BadInput(error.what, error.where, f"{error.why}; every run is kept, and --resume writes the tables") from error
     for name in obsolete:
         if name not in files:
             (folder / name).unlink(missing_ok=True)
@@ -81,14 +87,14 @@ def finish(folder: Path, files: Mapping[str, str | bytes], obsolete: tuple[str, 
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """A lock that the kernel takes back from whoever dies."""
+def alone(folder: Path) -> Iterator[None]:
+    """The directory for this process alone: BadInput while another has it. The kernel takes the lock back from whoever dies."""
     try:
         import fcntl
     except ImportError:         # Windows
         yield
         return
-    file = folder / _LOCK
+    file = folder / LOCK
     while True:
         try:
             held = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

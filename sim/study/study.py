@@ -23,6 +23,7 @@ from typing import Any
 
 from traces import BadInput, cells, options
 
+from ..report_terms import measure_of
 from .setup import FLAGS, nearest
 
 SEEDS = 5           #: when the study does not say
@@ -155,7 +156,7 @@ def _arguments(where: str, value: Any) -> Flags:
 
 def _axis(where: str, name: str, values: Any) -> tuple[Choice, ...]:
     if isinstance(values, Mapping) and values and all(isinstance(flags, Mapping) for flags in values.values()):
-        if name in _TAKEN:
+        if name in _TAKEN or measure_of(name.removesuffix("_ci95")) is not None:
             raise BadInput(where, f"axes: {name}", "is a column of every result; name the axis otherwise")
         return tuple(Choice({name: _label(label)}, flags_of(where, flags, f"axes: {name}: {label}"))
                      for label, flags in values.items())

@@ -16,10 +16,11 @@ from ..cli_options import RunOptions
 from ..intervals import Estimate, estimate
 from ..ledger import Ledger
 from ..report_terms import measure_of
+from .kept import ended
 from .objectives import WORSE, Limit, Objective, best, front, mean_ranks, verdict
 from .sampler import Known, proposals
 from .search_space import Parameter, as_arguments, start
-from .setup import FLAGS, command, key, simulated
+from .setup import FLAGS, command, key
 
 BATCH = 8           #: trials that are asked for at a time, however many jobs there are
 
@@ -236,11 +237,12 @@ class _Runs:
         return self._keys[said]
 
     def carry_out(self, wanted: Sequence[RunOptions], done: Callable[[int, int], None]) -> None:
-        from ..jobs import each_done
+        from ..jobs import KILLED, each_done
         missing = {self._key(options): options for options in wanted}
         missing = {key: options for key, options in missing.items() if key not in self._ledger.done}
         finished = len(wanted) - len(missing)
-        for (name, options), values in each_done(_carried_out, list(missing.items()), self._jobs):
+        for (name, options), values in each_done(
+                _carried_out, list(missing.items()), self._jobs, lambda named: {"failed": KILLED}):
             self._ledger.keep({"key": name, "command": command(options), **values})
             finished += 1
             done(finished, len(wanted))
@@ -264,11 +266,10 @@ class _Runs:
 def _carried_out(named: tuple[str, RunOptions]) -> dict[str, Any]:
     """Every metric that has a better way; {"failed": why} of a policy that raised or came to no end, for others go on."""
     _, options = named
-    try:
-        summary = simulated(options, requests(options)).summary
-    except BadInput as error:
-        return {"failed": str(error)}
-    return {"values": {name: value for name, value in summary.items() if measure_of(name) is not None}}
+    result = ended(options, requests(options))
+    if isinstance(result, str):
+        return {"failed": result}
+    return {"values": {name: value for name, value in result.summary.items() if measure_of(name) is not None}}
 
 
 def requests(options: RunOptions) -> Trace:
