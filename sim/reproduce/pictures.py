@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WIDTH_IN, _DPI, _NOTEBOOK_DPI = 5.0, 160, 100
+_HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++", "oooo", "----", "//..", "xx..")
 
 Groups = Mapping[str, Mapping[str, Estimate | None]]        #: by workload and policy
 Line = tuple[Sequence[float | None], Sequence[float | None]]
@@ -66,8 +67,7 @@ def _bars(axes: Axes, labels: Sequence[str], group: Mapping[str, Estimate | None
     for i, label in enumerate(labels):
         if (one := group.get(label)) is not None:
             half = None if one.high is None else one.high - one.mean
-            axes.bar(i, one.mean, 0.9, yerr=half, color=looks[label]["color"], ecolor="#333333", error_kw={"linewidth": 0.7},
-                     hatch=("", "///")[i >= 8])
+            axes.bar(i, one.mean, 0.9, yerr=half, ecolor="#333333", error_kw={"linewidth": 0.7}, **_filled(i, looks[label]))
     axes.set_xticks([])
     axes.set_xlim(-0.7, len(labels) - 0.3)
     axes.set_ylim(bottom=0)
@@ -182,9 +182,14 @@ def _figure(height_in: float) -> Figure:
 def _legend(figure: Figure, labels: Sequence[str], looks: Mapping[str, Any], patches: bool = False) -> Figure:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
-    handles = [Patch(color=looks[label]["color"]) if patches else Line2D([], [], **looks[label]) for label in labels]
+    handles = [Patch(**_filled(i, looks[label])) if patches else Line2D([], [], **looks[label]) for i, label in enumerate(labels)]
     figure.legend(handles, list(labels), loc="outside upper center", ncols=_columns(labels), frameon=False)
     return figure
+
+
+def _filled(i: int, look: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the i-th of several areas, told apart without colour as well."""
+    return {"facecolor": look["color"], "edgecolor": "white", "linewidth": 0.0, "hatch": _HATCHES[i % len(_HATCHES)]}
 
 
 def _plain(value: float, _: float) -> str:
