@@ -11,7 +11,7 @@ from math import inf
 
 import numpy as np
 
-from .api import Event, Floats, Ints, Plan, Residency, View, blocks_for
+from .api import Event, Floats, Ints, Plan, Residency, View, blocks_for, marked
 from .averages import Averages
 from .scene import Scene
 
@@ -72,7 +72,7 @@ class AndesLoop(ABC):
         plan = scene.plan(store=False, mixed=False, until=Event.ANY if waits else Event.ARRIVAL, wake_at_s=inf,
                           wake_after_steps=steps)
         if self._paused:
-            plan = plan._replace(decode=plan.decode[~np.isin(plan.decode, self._paused)])
+            plan = plan._replace(decode=plan.decode[~marked(plan.decode, np.array(self._paused, np.int64))])
         if len(plan.drop) and not (len(plan.decode) or plan.prefill or len(plan.load)):     # room was made; for whom, is next
             plan = plan._replace(wake_at_s=float(np.nextafter(view.now_s, inf)))
         return plan
@@ -81,7 +81,8 @@ class AndesLoop(ABC):
 
     def _due(self, scene: Scene) -> bool:
         view, since = scene.view, scene.view.decode_steps - self._planned_at
-        rest = int(np.isin(view.id[scene.ready], self._paused).sum())       # whoever ran beside them may be done
+        rests = marked(view.id, np.array(self._paused, np.int64))[scene.ready]
+        rest = int(np.count_nonzero(rests))                         # whoever ran beside them may be done
         busy = len(scene.ready) - rest + len(scene.midway) + scene.loading + scene.evicting
         return scene.short > 0 or not busy or since >= self.replan_steps or (since > 0 and not self._pressed(view))
 

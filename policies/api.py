@@ -188,6 +188,16 @@ def blocks_for(tokens: Ints, block_size: int) -> Ints:
     return -(-tokens // block_size)
 
 
+def marked(known: Ints, ids: Ints) -> Bools:
+    """Which of the `known` ids (ascending) are among `ids`, in any order; shape (len(known),)."""
+    marks = np.zeros(len(known), np.bool_)
+    if len(ids) and len(known):
+        at = known.searchsorted(ids)
+        at[at == len(known)] = 0
+        marks[at[known[at] == ids]] = True
+    return marks
+
+
 def decode_steps_that_fit(computed: Ints, free_blocks: int, block_size: int) -> int:
     """Decode steps that requests with this much KV can make together before blocks run out.
 

@@ -11,7 +11,7 @@ from math import ceil, inf
 
 import numpy as np
 
-from .api import NOBODY, Ints, Plan, Residency, View
+from .api import NOBODY, Bools, Floats, Ints, Plan, Residency, View, marked
 from .sglang import SGLang
 
 _TICK_S = 1e-6      # what slack is rounded to
@@ -23,6 +23,7 @@ class RateCap(SGLang):
     low_s: float = 0.5                  #: one of fewer lets it go on
 
     _capped: Ints = field(init=False, repr=False, compare=False, default_factory=NOBODY.copy)     # ids
+    _silent: Bools = field(init=False, repr=False, compare=False, default_factory=lambda: np.zeros(0, np.bool_))    # rows, now
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -30,34 +31,35 @@ class RateCap(SGLang):
             raise ValueError(f"low_s must be above 0 and at most high_s, got {self.low_s} and {self.high_s}")
 
     def plan(self, view: View) -> Plan:
-        capped = self._cap(view)
+        slack_s = view.slack_s
+        capped = self._cap(view, slack_s)
         plan = super().plan(view)
         if plan.prefill:                            # the next question comes with its end
             return plan
         if len(plan.drop) and not len(plan.decode):
             return plan._replace(wake_at_s=float(np.nextafter(view.now_s, inf)))
-        steps = self._steps_to_cap(view, view.rows(plan.decode))
+        steps = self._steps_to_cap(view, slack_s, view.rows(plan.decode))
         return plan._replace(wake_at_s=self._resumption_s(view, capped),
                              wake_after_steps=min(steps, plan.wake_after_steps) if plan.wake_after_steps else steps)
 
-    def _cap(self, view: View) -> Ints:
+    def _cap(self, view: View, slack_s: Floats) -> Ints:
         """Rows that are capped from now on."""
-        was = np.isin(view.id, self._capped)
-        full = view.slack_s >= np.where(was, self.low_s, self.high_s)
-        rows: Ints = (full & (view.residency == Residency.GPU) & (view.reader > 0)).nonzero()[0]
+        full = slack_s >= np.where(marked(view.id, self._capped), self.low_s, self.high_s)
+        self._silent = full & (view.residency == Residency.GPU) & (view.reader > 0)
+        rows: Ints = self._silent.nonzero()[0]
         self._capped = view.id[rows]
         return rows
 
     def _speakers(self, view: View, running: Ints) -> Ints:
         decoders = super()._speakers(view, running)
-        return decoders[~np.isin(view.id[decoders], self._capped)]
+        return decoders[~self._silent[decoders]]
 
-    def _steps_to_cap(self, view: View, rows: Ints) -> int:
+    def _steps_to_cap(self, view: View, slack_s: Floats, rows: Ints) -> int:
         """Decode steps in which surely none of these is to be capped: a step adds at most one token to a buffer; 0: no limit."""
         rows = rows[view.reader[rows] > 0]
         if not len(rows):
             return 0
-        tokens = (self.high_s - _TICK_S - view.slack_s[rows]) * view.consumption_rate[rows]
+        tokens = (self.high_s - _TICK_S - slack_s[rows]) * view.consumption_rate[rows]
         least = float(tokens.min())
         return 0 if least == inf else max(ceil(least), 1)
 

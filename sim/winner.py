@@ -48,16 +48,16 @@ def verdict(summaries: Mapping[str, Mapping[str, Any]]) -> Verdict | None:
 
 
 def _rank(summary: Mapping[str, Any]) -> tuple[float, float]:
-    ttft_ms, effective = summary["p99_ttft_ms"], summary["effective_throughput"]
+    ttft_ms, effective = summary.get("p99_ttft_ms"), summary.get("effective_throughput")
     return inf if ttft_ms is None else ttft_ms, -(effective or 0.0)
 
 
 def _beyond(summary: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     """Which limit it breaks; "" for none."""
-    if summary["p99_ttft_ms"] is None:
+    if summary.get("p99_ttft_ms") is None:
         return "it completed no request"
-    stalled_s, most_s = summary["mean_rebuffer_s"] or 0.0, (base["mean_rebuffer_s"] or 0.0) + MORE_REBUFFER_S
+    stalled_s, most_s = summary.get("mean_rebuffer_s") or 0.0, (base.get("mean_rebuffer_s") or 0.0) + MORE_REBUFFER_S
     if stalled_s > most_s:
         return f"rebuffering {stalled_s:.2f} s per request, at most {most_s:.2f}"
-    tps, least_tps = summary["output_throughput"], LEAST_THROUGHPUT * (base["output_throughput"] or 0.0)
+    tps, least_tps = summary["output_throughput"], LEAST_THROUGHPUT * (base.get("output_throughput") or 0.0)
     return f"{tps:,.1f} output tokens/s, at least {least_tps:,.1f}" if tps < least_tps else ""

@@ -54,9 +54,9 @@ def test_in_a_notebook(study: sim.StudyResult) -> None:
 def test_pareto(study: sim.StudyResult) -> None:
     axes = study.plot_pareto()
     assert axes.get_xlabel().startswith("TTFT P99, s")
-    assert "less is better" in axes.get_xlabel()
+    assert "lower is better" in axes.get_xlabel()
     assert "effective tokens/s" in axes.get_ylabel()
-    assert "more is better" in axes.get_ylabel()
+    assert "higher is better" in axes.get_ylabel()
     handles, labels = axes.get_legend_handles_labels()
     assert set(POLICIES) <= set(labels)
     markers = {handle[0].get_marker() for handle, label in zip(handles, labels) if label in POLICIES}

@@ -179,9 +179,11 @@ def test_another_study_loses_no_runs(done: dict[str, bytes], capsys: pytest.Capt
     assert files("out") == done
 
 
-def test_a_full_disk(inside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_full_disk(jobs: str, inside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+                     recwarn: pytest.WarningsRecorder) -> None:
     """In the middle of a line; what was stored before is taken up when there is room again."""
-    Path("s.yaml").write_text(GOOD)
+    Path("s.yaml").write_text(GOOD.replace("seeds: 2", "seeds: 8"))
     written, real = [0], os.write
 
     def write(descriptor: int, data: Any) -> int:
@@ -192,7 +194,8 @@ def test_a_full_disk(inside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         return wrote
     with monkeypatch.context() as full:
         full.setattr("sim.ledger.os.write", write)
-        err = line_of("s.yaml -o out --jobs 1", capsys)
+        err = line_of(f"s.yaml -o out --jobs {jobs}", capsys)
+    assert not [warning for warning in recwarn if "tasks" in str(warning.message)]
     assert "out/runs.jsonl: cannot be written: no space left on device; what was done before is kept, and --resume goes on" in err
     stored = Path("out/runs.jsonl").read_bytes()
     assert not stored.endswith(b"\n")

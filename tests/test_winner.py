@@ -61,6 +61,16 @@ def test_nobody_ahead_of_vllm_is_no_winner() -> None:
     assert found.out == {"never": "it completed no request"}
 
 
+def test_medians_of_runs_that_completed_nothing_lack_the_figure() -> None:
+    unserved = {"output_throughput": 0.0}
+    found = verdict({"vllm": VLLM, "never": unserved})
+    assert found is not None
+    assert found.out == {"never": "it completed no request"}
+    found = verdict({"vllm": unserved, "one": summary(3000.0)})
+    assert found is not None
+    assert found.winner == "one"
+
+
 def test_vllms_own_scheduler_comes_before_its_policy() -> None:
     assert baseline_of(["tokenflow", "vllm", "stock"]) == "stock"
     assert verdict({"sglang": VLLM, "tokenflow": VLLM}) is None

@@ -87,14 +87,16 @@ class HostTier:
 
     def write(self, wanted: Iterable[Full], step_s: float) -> list[int]:
         """Write through during a step believed to take so long what it can hide, in this order; how many blocks of each."""
-        room, written = self._writer.hidden_blocks(self._now_s, self._now_s + step_s), []
+        room, written, pairs = self._writer.hidden_blocks(self._now_s, self._now_s + step_s), [], self._copies.write
         for request_id, first, gpu_blocks in wanted:
-            n = int(min(len(gpu_blocks), room))
+            n = len(gpu_blocks)
+            if n > room:
+                n = int(room)
             if n:
-                self._copies.write += self._pairs(request_id, first, gpu_blocks[:n])
+                pairs += self._pairs(request_id, first, gpu_blocks[:n])
             written.append(n)
             room -= n
-        tokens = float(len(self._copies.write) * self._block_size)
+        tokens = float(len(pairs) * self._block_size)
         self._writer.wrote(tokens, 1)
         if tokens and self.emulated:
             self._copies.written_s = self._writer.across_s(self._now_s, tokens)

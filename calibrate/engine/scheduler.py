@@ -33,8 +33,9 @@ from .fallback import FirstComeFirstServed
 from .host_tier import Full, HostTier
 from .metrics import Snapshots
 from .requirements import refuse_what_bends_plans
+from .room import steps_that_fit
 from .steering import Steering
-from .stream import Stream
+from .stream import Stream, deliver
 from .view import view_of
 
 logger = init_logger(f"vllm.{__name__}")      # in the format of the server's log
@@ -77,6 +78,8 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         self.steady = False                                 # the same as in the step before
         self.fit = 0                                        # decode steps for which there are surely blocks
         self.nobody_waits = create_request_queue(self.policy)
+        (layers,) = self.kv_cache_manager.coordinator.single_type_managers
+        self.block_tables = layers.req_to_blocks            # vLLM's own, by request
         self.step_began_s = 0.0
         self.steps = self.departures = self.fallbacks = 0
         self.idle_decisions = 0                             # in a row, of plans that ran nobody
@@ -101,7 +104,8 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
     # ---- what vLLM asks while it schedules
 
     def _reserve_prefill_lookahead(self, request: Any, num_computed_tokens: int, num_new_tokens: int) -> int:
-        return min(num_new_tokens, self.tokens.get(request.request_id, 0))
+        planned = self.tokens.get(request.request_id, 0)
+        return planned if planned < num_new_tokens else num_new_tokens
 
     def _handle_blocked_waiting_request(self, request: Any) -> bool:
         stream = self.named[request.request_id]
@@ -158,17 +162,10 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         known = len(self.requests)
         outputs = super().update_from_output(scheduler_output, model_runner_output)
-        batch, ran, speakers = scheduler_output.num_scheduled_tokens, list[Stream](), list[Stream]()
-        if batch:
-            said, row, named = model_runner_output.sampled_token_ids, model_runner_output.req_id_to_index, self.named
-            for name in batch:
-                if name in named:                           # the others were aborted during the step
-                    ran.append(named[name])
-                    if said[row[name]]:
-                        speakers.append(named[name])
-            self._ran(speakers)
+        if scheduler_output.num_scheduled_tokens:
+            self._ran(self._speakers(model_runner_output))
             if len(self.requests) < known:
-                self._remove([stream for stream in ran if stream.request.is_finished()])
+                self._remove([stream for stream in self.streams.values() if stream.request.is_finished()])
         return outputs
 
     # ---- between two steps
@@ -208,21 +205,9 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         if plan.wake_after_steps and self.steps_to_wake <= 0:
             return False
         if self.fit <= 0:
-            self.fit = self._steps_that_fit()
+            self.fit = steps_that_fit(self.decoding, self.storing, self.gpu_blocks_free(),
+                                      self.host_blocks_free() if self.storing else 0, self.block_size)
         return self.fit > 0
-
-    def _steps_that_fit(self) -> int:
-        """Decode steps for which there are surely blocks on both tiers; 0 only if not even for one."""
-        decoders, stored, bs = len(self.decoding), len(self.storing), self.block_size
-        if not decoders:
-            return 1
-        gpu, host = self.gpu_blocks_free(), self.host_blocks_free() if stored else 0
-        whole = min(gpu // decoders, host // stored) if stored else gpu // decoders
-        if whole:
-            return int(whole * bs)      # in so many steps each takes one block
-        growing = {stream.id for stream in self.decoding if stream.computed_tokens % bs == 0}
-        copied = sum(stream.id in growing for stream in self.storing)
-        return int(len(growing) <= gpu and (not copied or copied <= host))
 
     def _decide(self, now_s: float) -> None:
         self.happened = 0
@@ -318,7 +303,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
 
     def _gpu_blocks(self, stream: Stream, first: int, end: int) -> list[int]:
         """Blocks `first` to `end` - 1 of its KV."""
-        return [block.block_id for block in self.kv_cache_manager.get_blocks(stream.name).blocks[0][first:end]]
+        return [block.block_id for block in self.block_tables[stream.name][first:end]]
 
     def give_up_copy(self, stream: Stream) -> None:
         stream.host_tokens = 0.0
@@ -344,31 +329,34 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
 
         It starts no load once the step's tokens are spent: it is lent one, which the plan's own numbers keep anyone from using.
         """
-        everyone, lent = self.waiting, int(bool(self.loading))
+        everyone, lends = self.waiting, bool(self.loading)
         self.waiting = create_request_queue(self.policy) if begin else self.nobody_waits
         for stream in begin:
             everyone.remove_request(stream.request)
             self.waiting.add_request(stream.request)
-        self.max_num_scheduled_tokens += lent
-        self.scheduler_config.max_num_batched_tokens += lent
+        if lends:
+            self._lend(1)
         try:
             return super().schedule()                       # whether prefills are throttled is the plan's affair
         finally:
-            self.max_num_scheduled_tokens -= lent
-            self.scheduler_config.max_num_batched_tokens -= lent
+            if lends:
+                self._lend(-1)
             left, self.waiting = self.waiting, everyone
             if left:                                        # or whom it has preempted
                 everyone.prepend_requests(left)
                 self.nobody_waits = create_request_queue(self.policy)
 
+    def _lend(self, tokens: int) -> None:
+        self.max_num_scheduled_tokens += tokens
+        self.scheduler_config.max_num_batched_tokens += tokens
+
     def _write_through(self) -> list[tuple[Stream, int]]:
         """Full blocks that the coming step hides, in the plan's order; those who have that many tokens copied after it."""
         bs, full = self.block_size, []
         for stream in self.storing:
-            computed = stream.request.num_computed_tokens
-            if computed - stream.host_tokens >= 1 and computed // bs > stream.host_tokens // bs:
-                first = int(stream.host_tokens) // bs
-                full.append((stream, Full(stream.name, first, self._gpu_blocks(stream, first, stream.computed_tokens // bs))))
+            first, end = int(stream.host_tokens) // bs, stream.request.num_computed_tokens // bs
+            if first < end:
+                full.append((stream, Full(stream.name, first, self._gpu_blocks(stream, first, end))))
         if not full:
             return []
         written = self.host.write([blocks for _, blocks in full], self._believed_s())
@@ -376,18 +364,25 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
 
     def _believed_s(self) -> float:
         """What the policy believes the coming step takes."""
-        kv = sum(stream.computed_tokens for stream in self.decoding)
-        pairs = sum(tokens * (stream.computed_tokens + tokens / 2) for stream, tokens in self.prefill)
+        kv = sum([stream.request.num_computed_tokens for stream in self.decoding])
+        pairs = sum([tokens * (stream.computed_tokens + tokens / 2) for stream, tokens in self.prefill])
         return self.cost.step_s(sum(self.tokens.values()), float(kv), float(pairs), len(self.tokens))
 
     # ---- after a step
+
+    def _speakers(self, output: Any) -> list[Stream]:
+        """Who has said a token, of those who were not aborted during the step."""
+        said, row = output.sampled_token_ids, output.req_id_to_index
+        if not self.prefill and all(said):
+            return self.decoding
+        ran = [*self.decoding, *(stream for stream, _ in self.prefill if stream.id in self.streams)]
+        return [stream for stream in ran if said[row[stream.name]]]
 
     def _ran(self, speakers: list[Stream]) -> None:
         now_s = self.clock()
         for stream, tokens in self.writing:
             stream.host_tokens = float(tokens)
-        for stream in speakers:
-            stream.deliver(now_s)
+        deliver(speakers, now_s)
         self._count(now_s - self.step_began_s)
         if self.prefill:
             complete = [stream for stream, _ in self.prefill if stream in speakers]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf, nan
 from typing import Any
@@ -81,11 +81,9 @@ class Stream:
     def move(self, residency: int, when_s: float) -> None:
         self.residency, self.moved_s = residency, when_s
 
-    def deliver(self, now_s: float) -> None:
-        """One more token in the reader's buffer (`sim.token_buffer`, for a single token)."""
-        gap_s = 1.0 / self.consumption_rate
-        self.read_until_s = max(self.read_until_s, now_s - gap_s) + gap_s
-        if self.rate_changes and self.request.num_output_tokens > self.rate_changes[0][0]:
+    def change_rate(self) -> None:
+        """The newest token may be the first that is read at the next rate."""
+        if self.request.num_output_tokens > self.rate_changes[0][0]:
             (_, self.consumption_rate), *later = self.rate_changes
             self.rate_changes = tuple(later)
 
@@ -97,3 +95,12 @@ class Stream:
         """Host blocks it holds: for its whole KV while it is away or being written through (`stored`), else for its copy."""
         whole = stored or self.residency >= Residency.HOST
         return -int(-(self.computed_tokens if whole else self.host_tokens) // block_size)
+
+
+def deliver(streams: Iterable[Stream], now_s: float) -> None:
+    """One more token in each reader's buffer (`sim.token_buffer`, for a single token); every token of the engine passes here."""
+    for stream in streams:
+        due_s = stream.read_until_s + 1.0 / stream.consumption_rate
+        stream.read_until_s = due_s if due_s > now_s else now_s
+        if stream.rate_changes:
+            stream.change_rate()

@@ -11,6 +11,7 @@ from traces import BadInput
 
 from ..cli_tables import row_of
 from ..plot_style import styles
+from ..report_terms import measure_of
 from .setup import nearest
 from .summary import CI
 
@@ -25,9 +26,6 @@ MAIN = ("p99_ttft_ms", "mean_rebuffer_s", "stalled_share", "effective_throughput
 _HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "oo", "--")
 _INK = "#333333"
 
-#: which are better when they are more; the others are waits, stalls and prices
-_MORE_IS_BETTER = ("throughput", "goodput", "qos", "qoe", "completed", "weight")
-
 
 def titled(metric: str) -> tuple[str, float]:
     """What it is called, unit and all, where `tokenflow run` shows it; and the factor to that unit."""
@@ -35,8 +33,9 @@ def titled(metric: str) -> tuple[str, float]:
     return (metric.replace("_", " "), 1.0) if row is None else (row.title.strip(), row.scale)
 
 
-def more_is_better(metric: str) -> bool:
-    return any(word in metric for word in _MORE_IS_BETTER)
+def _more_is_better(metric: str) -> bool:
+    measure = measure_of(metric)
+    return measure is not None and measure.better == "higher"
 
 
 def pareto(study: StudyResult, x: str, y: str, axes: Axes | None = None) -> Axes:
@@ -54,7 +53,7 @@ def pareto(study: StudyResult, x: str, y: str, axes: Axes | None = None) -> Axes
     several, joined = len(set(rest)) > 1, False
     for name in dict.fromkeys(rest):
         mine = [i for i, each in enumerate(rest) if each == name]
-        front = [mine[i] for i in pareto_front(at_x[mine], at_y[mine], more_is_better(x), more_is_better(y))]
+        front = [mine[i] for i in pareto_front(at_x[mine], at_y[mine], _more_is_better(x), _more_is_better(y))]
         axes.plot(at_x[front], at_y[front], color=_INK, linestyle="--", linewidth=1, zorder=0.5,
                   label="best compromises" if len(front) > 1 and not joined else None)
         joined = joined or len(front) > 1
@@ -135,7 +134,9 @@ def _bars(axes: Axes, study: StudyResult, table: DataFrame, metric: str) -> None
 
 
 def _with_direction(metric: str, log: bool) -> str:
-    return f"{titled(metric)[0]} ({'log scale; ' if log else ''}{'more' if more_is_better(metric) else 'less'} is better)"
+    measure = measure_of(metric)
+    said = [*(["log scale"] if log else []), *([] if measure is None else [f"{measure.better} is better"])]
+    return titled(metric)[0] + (f" ({'; '.join(said)})" if said else "")
 
 
 def _wide(values: Any) -> bool:
@@ -192,7 +193,7 @@ def _of_axis(name: str) -> str:
 def _legend(axes: Axes, own_figure: bool) -> None:
     """Above the axes in a figure of ours, on them in the caller's."""
     handles, labels = axes.get_legend_handles_labels()
-    columns = min(len(labels), 3 if max(map(len, labels), default=0) < 18 else 2)
+    columns = min(len(labels), 4 if max(map(len, labels), default=0) < 18 else 2)
     if own_figure:
         legend = axes.figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False, fontsize="small")
     else:

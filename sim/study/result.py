@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import floor, log10
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,4 +128,5 @@ def _cell(row: Mapping[Any, Any], metric: str) -> str:
     mean, half = row[metric] * scale, row[metric + CI] * scale
     if mean != mean:
         return "-"
-    return f"{mean:,.4g}" if half != half else f"{mean:,.4g} ± {half:,.2g}"
+    places = max(0, 2 - floor(log10(abs(mean)))) if mean else 2
+    return f"{mean:,.{places}f}" if half != half else f"{mean:,.{places}f} ± {half:,.{places}f}"

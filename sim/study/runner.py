@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import closing
+from warnings import catch_warnings, filterwarnings
 
 from ..ledger import Ledger
 from .clusters import workers
@@ -32,11 +34,13 @@ def carry_out(plan: Plan, ledger: Ledger, jobs: int | None, done: Done | None = 
         if done:
             done(finished, total)
         tasks = [Task(run.key, run.options, run.trace, folder) for run in left]
-        for task, kept in each_done(carried_out, tasks, at_a_time, lambda task: {"failed": KILLED}):
-            ledger.keep({"key": task.key, "command": command(task.options)} | kept)
-            finished += 1
-            if done:
-                done(finished, total)
+        with catch_warnings(), closing(each_done(carried_out, tasks, at_a_time, lambda task: {"failed": KILLED})) as ended:
+            filterwarnings("ignore", ".*tasks which were still being processed")        # joblib's, when we stop at a full disk
+            for task, kept in ended:
+                ledger.keep({"key": task.key, "command": command(task.options)} | kept)
+                finished += 1
+                if done:
+                    done(finished, total)
 
 
 def _long(run: Run) -> float:
