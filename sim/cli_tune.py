@@ -108,7 +108,7 @@ def show(asked: TuneOptions) -> None:
     from .ledger import Ledger
     from .publishing import publish
     from .study.sampler import must_be_there
-    from .study.setup import simulated
+    from .study.setup import digest, simulated
     from .study.store import alone
     from .study.tune import requests, search
     from .study.tune_files import FACTS, files
@@ -118,6 +118,11 @@ def show(asked: TuneOptions) -> None:
     for name in tuning.workloads:
         example = tuning.options({}, tuning.seeds[0], name)
         simulated(example, requests(example), until_s=_LOOK_S)
+    searched, held_out = (digest(requests(tuning.options({}, seeds[0]))) for seeds in (tuning.seeds, tuning.held_out_seeds))
+    if searched == held_out:
+        raise BadInput("--held-out-seeds", tuning.own, (
+            "every seed asks for the same requests, so none would be held out: draw arrivals or lengths at random, such as "
+            "--input-len empirical:FILE --output-len empirical:FILE"))
     target = directory(asked.output_dir)
     if asked.resume and target is None:
         raise BadInput("--resume", "command line", "says of no directory what to resume: give -o DIR as well")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from functools import cache
 from typing import TypeVar
 
@@ -29,9 +30,10 @@ def each_done(make: Callable[[Given], Made], given: Sequence[Given], jobs: int,
     left = dict.fromkeys(range(len(given)))
     while left:
         try:
-            for index, made in _together(make, given, list(left), jobs):
-                del left[index]
-                yield given[index], made
+            with closing(_together(make, given, list(left), jobs)) as together:
+                for index, made in together:
+                    del left[index]
+                    yield given[index], made
         except BrokenProcessPool:
             for index in list(left)[:_AHEAD * jobs]:
                 made = _alone(make, given[index], killed)
@@ -40,11 +42,12 @@ def each_done(make: Callable[[Given], Made], given: Sequence[Given], jobs: int,
 
 
 def _together(make: Callable[[Given], Made], given: Sequence[Given], which: Sequence[int],
-              jobs: int) -> Iterator[tuple[int, Made]]:
+              jobs: int) -> Generator[tuple[int, Made], None, None]:
     from joblib import Parallel, delayed
     with Parallel(n_jobs=min(jobs, len(which)), return_as="generator_unordered", pre_dispatch=f"{_AHEAD}*n_jobs",
                   batch_size=1) as parallel:
-        yield from parallel(delayed(_one)(make, index, given[index]) for index in which)
+        for made in parallel(delayed(_one)(make, index, given[index]) for index in which):      # noqa: UP028
+            yield made          # not `yield from`: whoever stops here stops the processes once, by the `with`
 
 
 def _alone(make: Callable[[Given], Made], each: Given, killed: Callable[[Given], Made] | None) -> Made:

@@ -12,7 +12,7 @@ from sim.cli import main
 
 pytest.importorskip("optuna", reason="optuna is not installed: pip install 'tokenflow-lab[opt]'")
 
-N = "--num-prompts 5"
+N = "--num-prompts 5 --input-len normal:90:20"
 
 BAD = [
     ("", r"workload: command line: give --trace FILE, --workload NAME, or --num-prompts N"),
@@ -49,6 +49,8 @@ BAD = [
     (f"{N} -o taken", r"output directory: taken: is not empty; results are never overwritten"),
     (f"{N} -o good.csv", r"output directory: good.csv: is a file"),
     (f"{N} -o good.csv/inside", r"output directory: good.csv/inside: cannot be written: not a directory"),
+    ("--num-prompts 5", r"--held-out-seeds: .*every seed asks for the same requests, so none would be held out"),
+    ("--trace good.csv", r"--held-out-seeds: .*every seed asks for the same requests, so none would be held out"),
     (f"{N} --save-detailed", r"--save-detailed: tokenflow tune: No such option"),
 ]
 
