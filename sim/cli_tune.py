@@ -132,7 +132,8 @@ def show(asked: TuneOptions) -> None:
         print(line)
     _make(folder)
     with alone(folder):
-        with (Ledger(folder / LEDGER, {"format": FORMAT, "code": code_version()}, asked.resume) as ledger,
+        header = {"format": FORMAT, "code": code_version(), "command": asked.command()}
+        with (Ledger(folder / LEDGER, header, asked.resume) as ledger,
               Bar(wanted=True, of="simulations") as bar):
             stage = ""
 

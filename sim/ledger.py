@@ -40,8 +40,10 @@ class Ledger:
         if "format" in differs:
             raise BadInput("--resume", str(self._file), (
                 f"is of format {differs['format']}, this version writes {self._header['format']}; begin anew elsewhere"))
-        if differs:
+        if "code" in differs:
             raise BadInput("--resume", str(self._file), "its runs are from other code than this; begin anew elsewhere")
+        if "command" in differs:
+            raise BadInput("--resume", str(self._file), f"is what another command has left: {differs['command']}")
         return len(whole)
 
     def __enter__(self) -> Self:

@@ -220,4 +220,7 @@ def test_finished_results_are_not_overwritten(searched: Path, tmp_path: Path, ca
     shutil.copy(searched / "runs.jsonl", folder)
     assert main([*WORDS, "-o", str(folder)]) == 2
     assert "--resume completes it" in capsys.readouterr().err
+    assert main([*WORDS, "--seed", "77", "--resume", "-o", str(folder)]) == 2
+    assert "is what another command has left: tokenflow tune" in capsys.readouterr().err
+    assert (folder / "runs.jsonl").read_bytes() == (searched / "runs.jsonl").read_bytes()
 
