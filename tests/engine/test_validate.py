@@ -52,6 +52,6 @@ def test_in_one_go(tmp_path: Path) -> None:
     host = ("host_kv_blocks", "h2d_bytes_per_s", "copy_overhead_s", "write_whole_blocks", "latency_weights_s", "kv_token_bytes")
     assert {name: run[name] for name in host} == {name: predicted[name] for name in host}
     assert "emulated link" in ran.stdout
-    assert (out / "compare.html").read_text().count("<img ") == 8
+    assert (out / "compare.html").read_text().count("<img ") == 9
     assert (out / "validation.txt").read_text() in ran.stdout
     assert max(map(len, ran.stdout.splitlines())) <= 100
