@@ -85,9 +85,13 @@ class HostTier:
         """vLLM did not take it."""
         self._links.cancel_load(request_id, -(-self._to_load.pop(request_id) // self._block_size))
 
-    def write(self, wanted: Iterable[Full], step_s: float) -> list[int]:
-        """Write through during a step believed to take so long what it can hide, in this order; how many blocks of each."""
-        room, written, pairs = self._writer.hidden_blocks(self._now_s, self._now_s + step_s), [], self._copies.write
+    def hidden_blocks(self, step_s: float) -> float:
+        """Of full blocks, what a step hides that is believed to take so long: the longer, the more."""
+        return self._writer.hidden_blocks(self._now_s, self._now_s + step_s)
+
+    def write(self, wanted: Iterable[Full], room: float) -> list[int]:
+        """Write through during the step, in this order, while there is room for blocks; how many of each."""
+        written, pairs = [], self._copies.write
         for request_id, first, gpu_blocks in wanted:
             n = len(gpu_blocks)
             if n > room:
@@ -121,7 +125,9 @@ class HostTier:
 
     def take_orders(self) -> Copies:
         """What the worker is to do with the step."""
-        copies, self._copies = self._copies, Copies()
+        copies = self._copies
+        if copies.evict or copies.write or copies.load:
+            self._copies = Copies()
         copies.across_s = self._links.awaited_s()
         return copies
 

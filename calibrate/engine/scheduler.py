@@ -77,6 +77,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         self.tokens: dict[str, int] = {}                    # what each request computes in this step
         self.steady = False                                 # the same as in the step before
         self.fit = 0                                        # decode steps for which there are surely blocks
+        self.least_step_s = 0.0                             # no step of this batch is believed to be shorter
         self.nobody_waits = create_request_queue(self.policy)
         (layers,) = self.kv_cache_manager.coordinator.single_type_managers
         self.block_tables = layers.req_to_blocks            # vLLM's own, by request
@@ -196,7 +197,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
                 self.happened |= Event.LANDED
 
     def batch_changes(self) -> None:
-        self.steady, self.fit = False, 0
+        self.steady, self.fit, self.least_step_s = False, 0, 0.0
 
     def _plan_stands(self, now_s: float) -> bool:
         plan = self.plan
@@ -359,7 +360,12 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
                 full.append((stream, Full(stream.name, first, self._gpu_blocks(stream, first, end))))
         if not full:
             return []
-        written = self.host.write([blocks for _, blocks in full], self._believed_s())
+        wanted = [blocks for _, blocks in full]
+        room = self.host.hidden_blocks(self.least_step_s)
+        if room < sum([len(blocks.gpu_blocks) for blocks in wanted]):
+            self.least_step_s = self._believed_s()          # no step of this batch was longer
+            room = self.host.hidden_blocks(self.least_step_s)
+        written = self.host.write(wanted, room)
         return [(stream, (blocks.first + n) * bs) for (stream, blocks), n in zip(full, written) if n]
 
     def _believed_s(self) -> float:
