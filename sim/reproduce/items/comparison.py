@@ -10,9 +10,9 @@ from ...intervals import Estimate, estimate
 from .. import pictures, setups
 from ..claims import CLAIMS
 from ..item import Item, Picture, Table, Told
-from ..judging import Row, compared, means, ratio, row
+from ..judging import Row, busy, compared, means, ratio, row
 from ..runs import Found, Run
-from ..setups import OURS, POLICIES, How, Setup
+from ..setups import CONTROLS, OURS, POLICIES, How, Setup
 from ..verdicts import FAILS, ordered
 
 #: title, key of the summary, scale
@@ -55,7 +55,7 @@ def item(name: str, about: str, minutes: float, used: Setups, policies: Sequence
     tabled = (*policies, *(setups.WITHOUT_BOUNDS.values() if policies is POLICIES else ()))
 
     def runs(how: How) -> list[Run]:
-        return [run for setup in used(how) for run in setup.runs(tabled, how)]
+        return [run for setup in used(how) for run in setup.runs((*tabled, *CONTROLS), how)]       # every verdict names them
 
     def tell(how: How, found: Found) -> Told:
         here = used(how)
@@ -94,7 +94,8 @@ def _order(how: How, found: Found) -> list[Row]:
             continue
         steps = [ratio(setup, slower, faster, "duration", how, found) for faster, slower in pairwise(arms)]
         shown = ", ".join(f"x{step.mean:.3f}" for step in steps)
-        rows.append(row(claim, ordered(steps), policy=policy, on=setup.name, why=f"each over the one before: {shown}"))
+        rows.append(row(claim, ordered(steps), policy=policy, on=setup.name, why=f"each over the one before: {shown}; "
+                        f"{'; '.join(busy(setup, arm, how, found) for arm in arms)}"))
     return rows
 
 
