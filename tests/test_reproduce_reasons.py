@@ -68,6 +68,23 @@ def test_where_nobody_is_preempted_and_all_is_alike_there_is_nothing_to_gain() -
     assert "nothing to gain" not in next(row for row in told("fig12", sglang=idle) if row.baseline == "sglang").why
 
 
+def test_a_gain_over_sglang_is_told_over_chunked_sglang_too() -> None:
+    """That SGLang chunks by default may be all there is to a gain, whatever the verdict."""
+    short = {"p99_ttft_ms": 800.0}
+    rows = [row for row in told("fig16", tokenflow=short, sglang_chunked={"p99_ttft_ms": 400.0})
+            if row.policy == "tokenflow" and row.baseline == "sglang" and row.claim in ("burst-p99", "burst-p99-every")]
+    assert [(row.verdict, row.why) for row in rows] == [
+        ("holds", "over `sglang-chunked`, SGLang as it comes: x2"),
+        ("direction holds", "over `sglang-chunked`, SGLang as it comes: x2")]
+
+
+def test_what_preemption_without_buffers_reaches_stands_beside_the_gain() -> None:
+    runs = {run.key: _PLAIN | {"effective_throughput": {"tokenflow": 1000.0, "fastserve": 900.0}.get(run.policy, 500.0)}
+            for run in ITEMS["gains"].runs(HOW)}
+    shares, *_ = ITEMS["gains"].tell(HOW, Found(runs)).tables
+    assert dict(zip(shares.columns, shares.rows[0]))["share: preemption without buffers (fastserve)"] == 0.8
+
+
 def test_an_ablation_says_where_the_time_went() -> None:
     rows = told("table2", **{"tokenflow[offload=false]": {"recomputed_tokens": 5000, "d2h_bytes": 0.0, "h2d_bytes": 0.0}})
     row = next(row for row in rows if row.claim == "table2-offload" and row.policy.startswith("tokenflow["))

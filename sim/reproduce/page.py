@@ -23,7 +23,8 @@ tuned to any published number. Effective throughput does not punish stalls: look
 SGLang with a plain rate cap and FCFS with offload (the policy's value over each control's).
 
 Andes plans anew every 10 steps, as its authors' code does, and computes preempted requests again, as TokenFlow's authors ran it.
-Its refiner is our reading: with the loss counted as the stall of the others alone it thrashes."""
+What its refiner counts as lost is our reading. SGLang without chunked prefill is the paper's first baseline; as it comes it chunks:
+the reason says how a gain stands over that (`sglang-chunked`)."""
 
 
 _MULTIPLE = 3.0     # from this ratio on an effect is told as a multiple
