@@ -12,8 +12,8 @@ from ..runs import Found, Run
 from ..setups import How, Setup
 
 _ROWS = ("4090-b", "4090-c", "4090-d", "h200-b", "h200-c")
-_POLICIES = ("sglang", "sglang-ratecap", "fcfs-offload", "vtc", "fastserve", "least-slack", "andes", "andes-code", "tokenflow",
-             "tokenflow-paper")
+_POLICIES = ("sglang", "sglang-ratecap", "fcfs-offload", "vtc", "fastserve", "least-slack", "andes", "andes[preemption_cap=1]",
+             "andes-code", "tokenflow", "tokenflow-paper")
 #: what each has of TokenFlow's means
 _SHARED = {"sglang-ratecap": "rate cap", "fcfs-offload": "offload", "vtc": "fairness (vtc)",
            "fastserve": "preemption without buffers (fastserve)", "least-slack": "least slack"}
