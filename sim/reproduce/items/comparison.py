@@ -101,8 +101,8 @@ def _order(how: How, found: Found) -> list[Row]:
 
 _BARS = "Bars are means over seeds, with their 95 % interval; the paper's figure has the same groups."
 _RATE = "Readers take 20 tokens/s: the paper does not say, and its other figures use 15 to 30."
-_HOST = ("The host pool is twice the GPU's, SGLang's default; the paper does not give its own. It decides what fits beside the GPU, "
-         "and much of the H200's TTFT with it: sens-host.")
+_HOST = ("The host pool is twice the GPU's, SGLang's default; the paper does not give its own. It decides what fits beside the "
+         "GPU, and much of the H200's TTFT with it: sens-host.")
 _ON_B = "The paper does not say on which workload; ours is the burst of 80 on the RTX 4090 (Table 1, 4090 (b))."
 _ON_BOTH = ("The paper does not say on which workload; ours are the burst of 80 on the RTX 4090 with Qwen2-7B (Table 1, "
             "4090 (b)), and a like one with Llama3-8B, `burst-80`, whose prompts do not all fit into GPU memory at once.")
@@ -115,7 +115,8 @@ ITEMS = (
          about_requests=True),
     item("fig16", "Table 1's bursts: TTFT and throughput", 1.5, setups.bursts, POLICIES, _BARS, (_RATE, _HOST)),
     item("fig17", "Table 1's Poisson arrivals: TTFT and throughput", 12, setups.poissons, POLICIES, _BARS,
-         (_RATE, _HOST, "300 s of arrivals, then the rest is served; the paper does not say how long. In overload TTFT grows with it.")),
+         (_RATE, _HOST,
+          "300 s of arrivals, then the rest is served; the paper does not say how long. In overload TTFT grows with it.")),
     item("fig20", "Readers of 20, 25 and 30 tokens/s", 0.2, _rates, POLICIES, _BARS, (
         _ON_B, "Ceilings of effective throughput at a steady speed g and no queue, as a share of g: 1 up to g = r/0.9, "
         "(0.1 + 2(a - 0.1) - 5(a^2 - 0.01))/a up to g = r/0.8, then 0.15/a, with a = 1 - r/g.")),
