@@ -155,7 +155,7 @@ def test_a_figure_end_to_end(small: None, inside: Path, capsys: pytest.CaptureFi
         assert row["ours"]["n"] == 2
     page = Path("out/reproduction.md").read_text()
     assert "-80.2 %" in page
-    assert "without the bound on rates" in page
+    assert all(row["why"] for row in rows if row["verdict"] == "does not hold")
     assert "![" in page
 
 

@@ -10,9 +10,9 @@ from ...intervals import Estimate, estimate
 from .. import pictures, setups
 from ..claims import CLAIMS
 from ..item import Item, Picture, Table, Told
-from ..judging import Row, compared, means, ratio, row
+from ..judging import Row, busy, compared, means, ratio, row
 from ..runs import Found, Run
-from ..setups import OURS, POLICIES, How, Setup
+from ..setups import CONTROLS, OURS, POLICIES, How, Setup
 from ..verdicts import FAILS, ordered
 
 #: title, key of the summary, scale
@@ -55,7 +55,7 @@ def item(name: str, about: str, minutes: float, used: Setups, policies: Sequence
     tabled = (*policies, *(setups.WITHOUT_BOUNDS.values() if policies is POLICIES else ()))
 
     def runs(how: How) -> list[Run]:
-        return [run for setup in used(how) for run in setup.runs(tabled, how)]
+        return [run for setup in used(how) for run in setup.runs((*tabled, *CONTROLS), how)]       # every verdict names them
 
     def tell(how: How, found: Found) -> Told:
         here = used(how)
@@ -94,12 +94,15 @@ def _order(how: How, found: Found) -> list[Row]:
             continue
         steps = [ratio(setup, slower, faster, "duration", how, found) for faster, slower in pairwise(arms)]
         shown = ", ".join(f"x{step.mean:.3f}" for step in steps)
-        rows.append(row(claim, ordered(steps), policy=policy, on=setup.name, why=f"each over the one before: {shown}"))
+        rows.append(row(claim, ordered(steps), policy=policy, on=setup.name, why=f"each over the one before: {shown}; "
+                        f"{'; '.join(busy(setup, arm, how, found) for arm in arms)}"))
     return rows
 
 
 _BARS = "Bars are means over seeds, with their 95 % interval; the paper's figure has the same groups."
 _RATE = "Readers take 20 tokens/s: the paper does not say, and its other figures use 15 to 30."
+_HOST = ("The host pool is twice the GPU's, SGLang's default; the paper does not give its own. It decides what fits beside the "
+         "GPU, and much of the H200's TTFT with it: sens-host.")
 _ON_B = "The paper does not say on which workload; ours is the burst of 80 on the RTX 4090 (Table 1, 4090 (b))."
 _ON_BOTH = ("The paper does not say on which workload; ours are the burst of 80 on the RTX 4090 with Qwen2-7B (Table 1, "
             "4090 (b)), and a like one with Llama3-8B, `burst-80`, whose prompts do not all fit into GPU memory at once.")
@@ -110,9 +113,10 @@ ITEMS = (
     item("fig13", "BurstGPT on the A6000: TTFT and throughput", 0.5, lambda how: [setups.trace_of("a6000", how)], POLICIES, _BARS,
          ("The paper's Qwen2.5-8B does not exist; ours is Qwen2.5-7B. The load is ours, 0.9 of what the machine puts out.", _RATE),
          about_requests=True),
-    item("fig16", "Table 1's bursts: TTFT and throughput", 1.5, setups.bursts, POLICIES, _BARS, (_RATE,)),
+    item("fig16", "Table 1's bursts: TTFT and throughput", 1.5, setups.bursts, POLICIES, _BARS, (_RATE, _HOST)),
     item("fig17", "Table 1's Poisson arrivals: TTFT and throughput", 12, setups.poissons, POLICIES, _BARS,
-         (_RATE, "300 s of arrivals, then the rest is served; the paper does not say how long. In overload TTFT grows with it.")),
+         (_RATE, _HOST,
+          "300 s of arrivals, then the rest is served; the paper does not say how long. In overload TTFT grows with it.")),
     item("fig20", "Readers of 20, 25 and 30 tokens/s", 0.2, _rates, POLICIES, _BARS, (
         _ON_B, "Ceilings of effective throughput at a steady speed g and no queue, as a share of g: 1 up to g = r/0.9, "
         "(0.1 + 2(a - 0.1) - 5(a^2 - 0.01))/a up to g = r/0.8, then 0.15/a, with a = 1 - r/g.")),

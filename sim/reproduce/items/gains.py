@@ -12,7 +12,11 @@ from ..runs import Found, Run
 from ..setups import How, Setup
 
 _ROWS = ("4090-b", "4090-c", "4090-d", "h200-b", "h200-c")
-_POLICIES = ("sglang", "sglang-ratecap", "fcfs-offload", "least-slack", "andes", "tokenflow", "tokenflow-paper")
+_POLICIES = ("sglang", "sglang-ratecap", "fcfs-offload", "vtc", "fastserve", "least-slack", "andes", "andes[preemption_cap=1]",
+             "andes-code", "tokenflow", "tokenflow-paper")
+#: what each has of TokenFlow's means
+_SHARED = {"sglang-ratecap": "rate cap", "fcfs-offload": "offload", "vtc": "fairness (vtc)",
+           "fastserve": "preemption without buffers (fastserve)", "least-slack": "least slack"}
 
 _WORTH = 0.05       # of SGLang's effective throughput: a smaller gain has no shares
 
@@ -46,10 +50,10 @@ def _shares(how: How, found: Found) -> Table:
             return (effective[policy] - effective["sglang"]) / gain if gain > _WORTH * effective["sglang"] else None
         control = max(("sglang-ratecap", "fcfs-offload"), key=effective.__getitem__)
         rows.append([setup.name, effective["sglang"], effective["tokenflow"], effective["tokenflow"] / effective["sglang"] - 1,
-                     share("sglang-ratecap"), share("fcfs-offload"), share("least-slack"),
+                     *map(share, _SHARED),
                      effective["tokenflow"] / effective[control] - 1, control])
     return Table("Effective throughput: shares of TokenFlow's gain over SGLang that others reach alone", (
-        "on", "SGLang, tokens/s", "TokenFlow, tokens/s", "gain", "share: rate cap", "share: offload", "share: least slack",
+        "on", "SGLang, tokens/s", "TokenFlow, tokens/s", "gain", *(f"share: {means}" for means in _SHARED.values()),
         "TokenFlow over the better control", "which is"), rows)
 
 
@@ -78,7 +82,8 @@ def _tell(how: How, found: Found) -> Told:
     used = _used(how)
     return Told([], [
         "A share of 1 means that the control alone gains as much effective throughput as TokenFlow; shares need not add up to 1. "
-        "Where TokenFlow gains less than 5 % there are none.",
+        "Where TokenFlow gains less than 5 % there are none. What FastServe reaches needs no knowledge of buffers; what its "
+        "readers stall for it stands below.",
         "kappa (`overcommit`) bounds what is admitted: the share of GPU and host memory that the admitted may grow to; 0.95 is "
         "the default."],
         [_shares(how, found), _waiting("Waiting and stalling", [(policy, policy) for policy in _POLICIES], used, how, found),

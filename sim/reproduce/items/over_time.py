@@ -9,9 +9,9 @@ from ...intervals import estimate
 from .. import pictures, setups
 from ..claims import of_item
 from ..item import Item, Picture, Told
-from ..judging import Row, mean, reason, row
+from ..judging import Row, mean, over, reason, row
 from ..runs import Found, Run
-from ..setups import CONTROLS, OURS, WITHOUT_BOUNDS, How
+from ..setups import CONTROLS, OURS, WITHOUT_BOUNDS, How, Setup
 from ..verdicts import FAILS, judge
 from .comparison import table
 
@@ -25,13 +25,16 @@ def _runs(how: How) -> list[Run]:
 def _judged(item: str, line: str, sign: int, how: How, found: Found) -> list[Row]:
     (claim,), rows = of_item(item), []
     for setup in setups.segments(how):
+        def areas_of(policy: str, setup: Setup = setup) -> list[float]:
+            return [found[setup.run(policy, seed)]["residency"][f"{line}_area"] for seed in how.seeds_of(setup)]
+        controlled = {control: sum(areas_of(control)) for control in CONTROLS}
         for policy in OURS:
             for baseline in ("sglang", "andes"):
-                areas = [[found[setup.run(each, seed)]["residency"][f"{line}_area"] for seed in how.seeds_of(setup)]
-                         for each in (policy, baseline)]
+                areas = [areas_of(each) for each in (policy, baseline)]
                 stalls = {"rebuffer_s": mean(setup, policy, "mean_rebuffer_s", how, found),
                           "baseline_rebuffer_s": mean(setup, baseline, "mean_rebuffer_s", how, found)}
-                values = {"value": sum(areas[0]) / len(areas[0]), "baseline_value": sum(areas[1]) / len(areas[1])}
+                values = {"value": sum(areas[0]) / len(areas[0]), "baseline_value": sum(areas[1]) / len(areas[1]),
+                          "to_controls": {control: over(sum(areas[0]), theirs) for control, theirs in controlled.items()}}
                 pairs = [one / other for one, other in zip(*areas) if other]
                 if not pairs:
                     rows.append(row(claim, FAILS, policy=policy, baseline=baseline, on=setup.name, why="nobody ever queues",

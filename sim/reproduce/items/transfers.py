@@ -8,7 +8,7 @@ from ...intervals import estimate
 from .. import pictures, setups
 from ..claims import of_item
 from ..item import Item, Picture, Told
-from ..judging import Row, means, ratio, row
+from ..judging import Row, busy, mean, means, ratio, row
 from ..runs import Found, Run
 from ..setups import OURS, How, Setup
 from ..verdicts import FAILS, judge
@@ -51,6 +51,8 @@ def _tell_writes(how: How, found: Found) -> Told:
         left = estimate(shares)
         rows.append(row(claim, judge(left, sign=-1), policy=policy, baseline=back, on=setup.name, ours=left,
                         value=sum(each[0]) / len(each[0]), baseline_value=sum(each[1]) / len(each[1]),
+                        rebuffer_s=mean(setup, policy, "mean_rebuffer_s", how, found),
+                        baseline_rebuffer_s=mean(setup, back, "mean_rebuffer_s", how, found),
                         why="tokens left to write per preemption"))
     lines = {"write-back": found[setup.run(_BACK.format("tokenflow"), 1)], "write-through": found[eager.run("tokenflow", 1)],
              "rearranged": found[setup.run("tokenflow", 1)]}
@@ -80,11 +82,14 @@ def _tell_overlaps(how: How, found: Found) -> Told:
     for policy in OURS:
         off = _OFF.format(policy)
         took = ratio(setup, policy, off, "duration", how, found)
-        why = "write-through leaves evictions next to nothing to write, so there is little for a load to overlap with"
+        why = ("write-through leaves evictions next to nothing to write, so there is little for a load to overlap with: "
+               f"{busy(setup, policy, how, found)}, against {busy(setup, off, how, found)}")
         verdict = judge(took, sign=-1)
         rows.append(row(claim, verdict, policy=policy, baseline=off, on=setup.name, ours=took,
                         value=sum(means(setup, policy, "overlaps", how, found)) / len(how.seeds_of(setup)),
                         baseline_value=sum(means(setup, off, "overlaps", how, found)) / len(how.seeds_of(setup)),
+                        rebuffer_s=mean(setup, policy, "mean_rebuffer_s", how, found),
+                        baseline_rebuffer_s=mean(setup, off, "mean_rebuffer_s", how, found),
                         why="" if verdict != "does not hold" else why))
     told = {"overlap": found[setup.run("tokenflow", 1)], "one after the other": found[setup.run(_OFF.format("tokenflow"), 1)]}
     panels: dict[str, dict[str, pictures.Line]] = {
