@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +20,16 @@ if TYPE_CHECKING:
     AxesArray = NDArray[np.object_]
 
 
-class Displayed:
+class Displayed(ABC):
     """One result, or several side by side."""
 
+    @abstractmethod
     def _by_label(self) -> Mapping[str, Result]:
-        raise NotImplementedError
+        """Each with its name in tables."""
 
+    @abstractmethod
     def to_pandas(self) -> DataFrame:
-        raise NotImplementedError
+        """Its rows as a table."""
 
     def _repr_html_(self) -> str:
         from .display_table import page

@@ -29,7 +29,8 @@ LONGEST_S = 300
 DRAWS = re.compile(r"\.plot|plt\.subplots|\.pictures")
 
 #: of a result that a machine, and not the notebook, determines
-OF_A_MACHINE = re.compile(r"/tmp/|/home/|/root\b|/Users/|/work/|site-packages|ipykernel_\d|0x[0-9a-f]{8,}|\b20[2-9]\d-\d\d-\d\dT")
+OF_A_MACHINE = re.compile(re.escape(str(FOLDER.parent)) + (
+    r"|/tmp/|/home/|/root\b|/Users/|site-packages|ipykernel_\d|0x[0-9a-f]{8,}|\b20[2-9]\d-\d\d-\d\dT"))
 
 pytestmark = pytest.mark.unaudited
 
