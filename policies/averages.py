@@ -7,6 +7,7 @@ from collections import deque
 from .api import Ints, View
 
 _OLD = 0.9          # weight of the past in every moving average (TokenFlow's public code: 0.9 and 0.1)
+_LEAST_SHARE = 0.1  # of a step in which both ran is the prompts', whatever decoding alone is believed to take
 _PREFILLS = 32      # prefill steps that the seconds per token are averaged over
 
 
@@ -18,14 +19,18 @@ class Averages:
         self.prefill_share = 0.0        #: EWMA over intervals
         self._prefills: deque[tuple[int, float]] = deque(maxlen=_PREFILLS)
         self._prefill_token_s = 0.0
+        self.beside_s = 0.0             #: what the coming step would take without the prompts in it, set by the policy
         self._steps = self._tokens = 0
-        self._prefill_s = self._share_from_s = self._share_s = 0.0
+        self._prefill_s = self._spent_s = self._share_from_s = self._share_s = 0.0
         self._seen: tuple[Ints, Ints, Ints] | None = None
 
     def observe(self, view: View) -> None:
         """Take in what has happened since the last View."""
         if view.prefill_steps > self._steps:
-            self._prefills.append((view.prefill_tokens - self._tokens, view.prefill_s - self._prefill_s))
+            took_s = view.prefill_s - self._prefill_s
+            took_s = max(took_s - self.beside_s, _LEAST_SHARE * took_s)
+            self._spent_s += took_s
+            self._prefills.append((view.prefill_tokens - self._tokens, took_s))
             self._steps, self._tokens, self._prefill_s = view.prefill_steps, view.prefill_tokens, view.prefill_s
             tokens, seconds = zip(*self._prefills)
             self._prefill_token_s = sum(seconds) / sum(tokens)
@@ -56,7 +61,7 @@ class Averages:
         """Bring the share of prefill up to now; longer pauses count as several intervals."""
         elapsed = view.now_s - self._share_from_s
         if elapsed > 0:
-            share = (view.prefill_s - self._share_s) / elapsed
+            share = (self._spent_s - self._share_s) / elapsed
             old = _OLD ** (elapsed / interval_s)
             self.prefill_share = old * self.prefill_share + (1 - old) * min(share, 1.0)
-        self._share_from_s, self._share_s = view.now_s, view.prefill_s
+        self._share_from_s, self._share_s = view.now_s, self._spent_s

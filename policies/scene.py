@@ -126,7 +126,7 @@ class Scene:
         keep[pause] = False
         return rows[keep[rows]]
 
-    def plan(self, *, store: bool, until: int, wake_at_s: float, wake_after_steps: int, mixed: bool) -> Plan:
+    def plan(self, *, store: bool, until: int, wake_at_s: float, mixed: bool, wake_after_steps: int = 0) -> Plan:
         """The orders as a Plan. Prefill goes alone unless `mixed`; write-through serves the largest buffers first."""
         view = self.view
         decode = NOBODY if self.prefill and not mixed else self.decoders()

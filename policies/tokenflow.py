@@ -19,6 +19,7 @@ from .api import Bools, Event, Floats, Ints, Plan, View
 from .averages import Averages
 from .balance import fill, marginal_utility, printed_utility, token_value
 from .scene import Scene, ascending
+from .working_set import paper_limit, peak_tokens
 
 
 @dataclass
@@ -29,11 +30,11 @@ class TokenFlow:
     utility: Literal["marginal", "printed", "slack"] = "marginal"   #: the printed one ranks empty buffers last [R]
     critical_s: float | None = None     #: a buffer shorter than this may displace anyone; None: tau_load + dt [R]
     working_set: Literal["memory", "paper"] = "memory"      #: bound on admission: tokens in memory, or Eq. 4 and 5 [R]
-    overcommit: float = 0.95            #: kappa: share of GPU + host memory that admitted requests may grow to [R]
+    overcommit: float = 0.95            #: kappa: share of GPU + host memory that the admitted may ever hold at once [R]
     ramp: float = 0.5                   #: lambda of Eq. 5 (working_set="paper")
     fill: float = 0.95                  #: share of GPU memory that balancing fills; the rest is for growth [R]
     rate_bound: bool = True             #: Eq. 6: the sum of rates stays below what the engine can generate
-    rate_margin: float = 1.0            #: Gamma is multiplied by this [R]
+    rate_margin: float = 0.95           #: Gamma is multiplied by this (1 in the paper): at Gamma itself nobody catches up [R]
     fallback: Literal["hold", "fcfs"] = "hold"      #: beyond Gamma: admit nobody, or also run in order of arrival (the paper)
     offload: bool = True                #: ablation: False drops the KV of victims and recomputes it
     write_through: bool = True          #: ablation: False writes everything at preemption
@@ -44,8 +45,7 @@ class TokenFlow:
     swap_passes: int = 5                #: local search after the greedy fill [R: the public code's constant]
     max_prefill_tokens: int = 16_384    #: of one prefill batch, as SGLang's
     prefill_guard_s: float = 0.1        #: a prefill ends so long before the first reader runs dry [R]
-    steps_between_prefills: int = 5     #: decode steps between prefills that no buffer covers [R]
-    mixed_tokens: int = 0               #: > 0: prompts ride in decode steps, in chunks of at least so many tokens
+    ride_share: float = 1.0             #: what prompts that no buffer covers may add to a decode step, in decode steps [R]
 
     engine_step_tokens = 1 << 20        #: the engine's step limit when the user sets none: the policy bounds its batches itself
 
@@ -56,13 +56,11 @@ class TokenFlow:
     _max_rate: float = field(init=False, repr=False, compare=False, default=inf)                # Gamma
     _over_ticks: int = field(init=False, repr=False, compare=False, default=0)
     _overloaded: bool = field(init=False, repr=False, compare=False, default=False)
-    _prefilled_at: int = field(init=False, repr=False, compare=False, default=-(1 << 30))       # decode steps then
     _mean_demand: float = field(init=False, repr=False, compare=False, default=0.0)             # beta of Eq. 4
 
     def __post_init__(self) -> None:
         positive = ("interval_s", "fill", "overcommit", "rate_margin", "max_prefill_tokens")
-        not_negative = ("conservativeness", "gamma", "ramp", "io_share", "swap_passes", "prefill_guard_s", "steps_between_prefills",
-                        "mixed_tokens")
+        not_negative = ("conservativeness", "gamma", "ramp", "io_share", "swap_passes", "prefill_guard_s", "ride_share")
         for name in (*positive, *not_negative):
             value = getattr(self, name)
             if not (0 <= value < inf) or (name in positive and not value):
@@ -78,13 +76,13 @@ class TokenFlow:
     @classmethod
     def paper(cls, **fields: Any) -> TokenFlow:
         """The paper's text wherever it states something (policy `tokenflow-paper`)."""
-        return cls(**({"working_set": "paper", "fallback": "fcfs", "utility": "printed"} | fields))
+        return cls(**({"working_set": "paper", "rate_margin": 1.0, "fallback": "fcfs", "utility": "printed"} | fields))
 
     def plan(self, view: View) -> Plan:
         self._learnt.observe(view)
         scene = Scene(view)
         absent = len(scene.waiting) + len(scene.away) + len(scene.dropped)
-        wait_steps = 0
+        rides = False
         if scene.short > 0 or absent or len(scene.midway):
             idle = not len(scene.ready) and not len(scene.midway) and not scene.loading and not scene.evicting
             ticks = scene.short > 0 or view.now_s >= self._next_tick_s or idle
@@ -93,15 +91,15 @@ class TokenFlow:
             newcomers = self._admit(scene, displace=ticks)
             if ticks and not self._calm(scene):
                 self._rebalance(scene, newcomers)
-            wait_steps = self._bring(scene, newcomers)
+            rides = self._bring(scene, newcomers)
         absent -= len(scene.load) + len({row for row, _ in scene.prefill} - set(scene.midway.tolist()))
-        waits = absent > 0 or wait_steps or scene.prefill or scene.leave or scene.evicting
+        waits = absent > 0 or scene.prefill or scene.leave or scene.evicting
         until = Event.ANY if waits else Event.ARRIVAL | Event.PREFILLED
         if self.overlap:
             until &= ~Event.LANDED
         wakes = absent > 0 or bool(scene.give_up)
-        return scene.plan(store=self.write_through and self.offload, until=until, mixed=self.mixed_tokens > 0,
-                          wake_at_s=self._wake(view, scene) if wakes else inf, wake_after_steps=wait_steps)
+        return scene.plan(store=self.write_through and self.offload, until=until, mixed=rides,
+                          wake_at_s=self._wake(view, scene) if wakes else inf)
 
     def _wake(self, view: View, scene: Scene) -> float:
         if scene.give_up:                               # their recomputation is the next plan
@@ -147,8 +145,9 @@ class TokenFlow:
         members = scene.admitted.nonzero()[0]
         demand, count = view.prompt_tokens + view.max_tokens, len(members)
         tokens, rates = int(demand[members].sum()), float(view.consumption_rate[members].sum())
-        pool = self.overcommit * (self.fill * view.total_blocks + view.host_total_blocks) * view.block_size
-        most = self._paper_limit(scene) if self.working_set == "paper" else inf
+        pool, most = self.overcommit * (self.fill * view.total_blocks + view.host_total_blocks) * view.block_size, inf
+        if self.working_set == "paper":
+            pool, most = inf, paper_limit(view, self._mean_demand, len(scene.ready) + len(scene.midway), self.ramp)
         coming = set(scene.rows_left(self._coming).tolist())
         promised = sum(scene.whole_blocks(row) for row in coming)
         victims: Iterable[int] | None = None
@@ -159,7 +158,8 @@ class TokenFlow:
                 tokens, rates, count = tokens + int(demand[row]), rates + float(view.consumption_rate[row]), count + 1
                 newcomers.append(row)
                 continue
-            if count and (tokens + demand[row] > pool if self.working_set == "memory" else count + 1 > most):
+            if count and (count + 1 > most or tokens + demand[row] > pool
+                          and peak_tokens(view, np.append(members, [*newcomers, row])) > pool):
                 break
             if count and self.rate_bound and rates + view.consumption_rate[row] > self._max_rate:
                 break
@@ -186,16 +186,6 @@ class TokenFlow:
             free, seats, reserve = free - need, seats - 1, reserve + 1
             newcomers.append(row)
         return newcomers
-
-    def _paper_limit(self, scene: Scene) -> float:
-        """W of Eq. 4 and 5: how many requests the working set may hold."""
-        view = scene.view
-        bs = view.block_size
-        static = max(view.total_blocks, view.host_total_blocks) * bs // self._mean_demand
-        running = len(scene.ready) + len(scene.midway)
-        if running >= view.total_blocks * bs // self._mean_demand:
-            return static
-        return static - self.ramp * (static - running)
 
     # ---- preempting
 
@@ -348,8 +338,8 @@ class TokenFlow:
 
     # ---- bringing requests onto the GPU
 
-    def _bring(self, scene: Scene, newcomers: list[int]) -> int:
-        """Loads, then the prefill batch, into the room there is now. Returns decode steps to wait for a prefill, or 0."""
+    def _bring(self, scene: Scene, newcomers: list[int]) -> bool:
+        """Loads, then the prefill batch, into the room there is now. Whether it rides in a decode step."""
         view = scene.view
         blocked = not self.overlap and (scene.evicting > 0 or len(scene.leave) > 0)
         slower_to_load = view.cost.load_s(1.0) > self._learnt.prefill_token_s(view)     # of the same tokens
@@ -392,30 +382,28 @@ class TokenFlow:
         self._coming = [id for id, row in zip(view.id[coming].tolist(), coming.tolist()) if row not in came]
         return self._batch(scene, new, again)
 
-    def _batch(self, scene: Scene, new: list[int], again: list[int]) -> int:
-        """The prefill batch: newcomers, else recomputations, as long as the readers' buffers last."""
-        view = scene.view
-        midway = scene.staying(scene.midway).tolist()
-        rows = midway + (new or again)
+    def _batch(self, scene: Scene, new: list[int], again: list[int]) -> bool:
+        """The prefill batch: newcomers, else recomputations, alone as long as the readers' buffers last, or beside decodes."""
+        view, learnt = scene.view, self._learnt
+        rows = scene.staying(scene.midway).tolist() + (new or again)
+        learnt.beside_s = 0.0
         if not rows:
-            return 0
+            return False
         ready = scene.staying(scene.ready)
-        token_s = self._learnt.prefill_token_s(view)
+        token_s = learnt.prefill_token_s(view)
         limit = min(self.max_prefill_tokens, view.max_step_tokens)
         tokens = [int(scene.left[row]) for row in rows]
-        calm = not len(scene.away) and not len(scene.dropped) and len(new) == len(scene.waiting)
-        if len(ready) and not (calm and sum(tokens) * token_s <= self.interval_s):
-            limit = min(limit, int(max(float(scene.slack_s[ready].min()) - self.prefill_guard_s, 0.0) / token_s))
-        if self.mixed_tokens:
-            limit = max(self.mixed_tokens, limit) if len(ready) else limit
-            scene.prefill_up_to(rows, min(limit, view.max_step_tokens - len(scene.decoders())), whole=False)
-            return 0
-        if limit < tokens[0]:                                   # no buffer covers even one prompt
-            since = view.decode_steps - self._prefilled_at
-            if len(ready) and since < self.steps_between_prefills:
-                return self.steps_between_prefills - since
-            scene.prefill_up_to(rows[:1], view.max_step_tokens, whole=False)
-        else:
-            scene.prefill_up_to(rows, limit, whole=True)
-        self._prefilled_at = view.decode_steps
-        return 0
+        if len(ready):
+            slack_s = scene.slack_s[ready]
+            covered = min(limit, int(max(float(slack_s.min()) - self.prefill_guard_s, 0.0) / token_s))
+            if covered < tokens[0]:
+                decoders = scene.decoders()
+                decode_s = view.cost.step_s(len(decoders), float(view.computed_tokens[decoders].sum()), 0.0, len(decoders))
+                dry_s = float((slack_s + 1 / view.consumption_rate[ready]).min())
+                chunk = int(max(dry_s - decode_s, self.ride_share * decode_s) / token_s)
+                scene.prefill_up_to(rows, min(max(chunk, 1), limit, view.max_step_tokens - len(decoders)), whole=False)
+                learnt.beside_s = decode_s
+                return True
+            limit = covered
+        scene.prefill_up_to(rows, limit, whole=limit >= tokens[0])
+        return False

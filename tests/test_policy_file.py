@@ -15,7 +15,7 @@ from sim.cli import main
 from sim.policy_choice import arguments_of, choose
 from sim.study.policy_file import CLASS, policy_file
 
-ARGUMENTS = ["interval_s=0.287", "utility=slack", "rate_bound=false", "steps_between_prefills=12", "critical_s=none"]
+ARGUMENTS = ["interval_s=0.287", "utility=slack", "rate_bound=false", "swap_passes=3", "critical_s=none"]
 
 
 def written(folder: Path, policy: str, arguments: list[str]) -> str:

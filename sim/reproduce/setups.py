@@ -18,7 +18,7 @@ POLICIES = ("sglang", "sglang-chunked", "andes", *OURS, *CONTROLS)
 #: TokenFlow where it admits and prefills more than it should: to see what its bounds cost and save
 WITHOUT_BOUNDS = {"without the bound on rates (Eq. 6)": "tokenflow[rate_bound=false]",
                   "with a working set of twice the memory": "tokenflow[overcommit=2]",
-                  "with prompts that ride in decode steps, whatever the buffers": "tokenflow[mixed_tokens=2048]"}
+                  "with prompts that take four times as long as the decode step they ride in": "tokenflow[ride_share=4]"}
 
 _QUICK_S = 60.0         # of arrivals, with --quick
 

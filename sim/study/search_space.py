@@ -29,7 +29,7 @@ class Range:
 
 
 #: of TokenFlow, where no --param says otherwise. Left out: the paper's ablations (offload, write_through, overlap), what costs
-#: only decisions (swap_passes), and arms that the search would seldom hit (mixed_tokens: 0 is off; critical_s: None is derived)
+#: only decisions (swap_passes), and what the search would seldom hit (critical_s: None is derived)
 TOKENFLOW: Mapping[str, Range | None] = {
     "interval_s": Range(0.25, 4.0, True, "the paper sweeps 0.5 to 1.5 s"),
     "conservativeness": Range(0.5, 8.0, True, "mu: a factor of four on either side"),
@@ -42,7 +42,7 @@ TOKENFLOW: Mapping[str, Range | None] = {
     "load_or_recompute": None,
     "io_share": Range(0.1, 1.0, False, "of an interval of the link"),
     "prefill_guard_s": Range(0.0, 0.5, False, "half of the default interval"),
-    "steps_between_prefills": Range(1, 40, True, "1 is every step"),
+    "ride_share": Range(0.1, 4.0, True, "of a decode step; 4 makes it five times as long"),
 }
 
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.engine
 
 Case = tuple[Policy, list[Ask], Machine]
 MEMORY, HOST = ("tight", "tight", "ample"), ("ample", "tight", "ample", "tight", "none")
-TOKENFLOW = ({}, {"interval_s": 0.3}, {"overlap": False}, {"write_through": False}, {"mixed_tokens": 64},
+TOKENFLOW = ({}, {"interval_s": 0.3}, {"overlap": False}, {"write_through": False}, {"ride_share": 0.0},
              {"load_or_recompute": False}, {"offload": False}, {"utility": "slack"},
              {"working_set": "paper", "fallback": "fcfs", "utility": "printed"})
 OTHERS = (*(POLICIES[name] for name in sorted(set(POLICIES) - {"vllm", "tokenflow", "tokenflow-paper"})),
