@@ -95,6 +95,7 @@ class Recording:
             orders = dict(zip(_ORDERS, decision.orders))
             total.update({name: len(orders[name]) for name in ("offload", "drop", "load", "store", "forget")})
             total["wake_after_steps"] += orders["wake_after_steps"] > 0
+            total["mixed"] += len(orders["prefill"]) > 0 and len(orders["decode"]) > 0
             at = dict(zip(decision.ints[0].tolist(), decision.ints[5].tolist()))
             total["host_drop"] += sum(at[id] == Residency.HOST for id in orders["drop"])
         return total

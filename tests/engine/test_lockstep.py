@@ -80,9 +80,9 @@ class Claim:
 
 CLAIMS: dict[Callable[[int], Case], Claim] = {
     vllm: Claim(13, Counter(steps=20_000, decisions=10_000, victims=2000)),
-    tokenflow: Claim(16, Counter(steps=20_000, decisions=2000, offload=250, load=200, store=4000, wake_after_steps=100)),
+    tokenflow: Claim(16, Counter(steps=20_000, decisions=2000, offload=250, load=200, store=4000, mixed=500)),
     others: Claim(2 * len(OTHERS), Counter(steps=40_000, decisions=8000, victims=300, offload=300, load=300, aborted=100,
-                                           stopped=200)),
+                                           stopped=200, wake_after_steps=100)),
     rotate: Claim(13, Counter(steps=20_000, decisions=5000, offload=2000, load=2000, store=8000, forget=500, host_drop=50,
                               contended=5, aborted=50, stopped=100, verified=1500)),
     random: Claim(23, Counter(steps=20_000, decisions=15_000, victims=2000, offload=1000, load=800, store=10_000, forget=2000,
