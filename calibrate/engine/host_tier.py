@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 from sim.machine import Machine
 from sim.write_through import WriteThrough
@@ -12,14 +11,6 @@ from sim.write_through import WriteThrough
 from .copies import Across, Copies, Pair
 from .host_pool import HostPool
 from .link_times import EmulatedLinks, ReportedLinks
-
-
-class Full(NamedTuple):
-    """Full blocks of a resident that have no copy on the host: the request's `first` and those that follow it."""
-
-    request_id: str
-    first: int
-    gpu_blocks: list[int]
 
 
 class HostTier:
@@ -36,6 +27,7 @@ class HostTier:
         self._writer = WriteThrough(replace(machine, believed_step=1.0), self._links.d2h)   # it is told what is believed
         self._block_size, self._block_bytes = machine.block_size, machine.block_size * machine.kv_token_bytes
         self._now_s = 0.0
+        self._idle = 0.0, 0.0           # a step's length, and what it hides while nothing is queued
         self._to_load: dict[str, int] = {}
         self._reports: list[str] = []
         self._copies = Copies()
@@ -87,24 +79,16 @@ class HostTier:
 
     def hidden_blocks(self, step_s: float) -> float:
         """Of full blocks, what a step hides that is believed to take so long: the longer, the more."""
-        return self._writer.hidden_blocks(self._now_s, self._now_s + step_s)
+        now_s, link = self._now_s, self._links.d2h
+        if link.free_s > now_s or link.slowed_after(now_s):
+            return self._writer.hidden_blocks(now_s, now_s + step_s)
+        if step_s != self._idle[0]:                             # on an idle link only the step's length counts
+            self._idle = step_s, self._writer.hidden_blocks(now_s, now_s + step_s)
+        return self._idle[1]
 
-    def write(self, wanted: Iterable[Full], room: float) -> list[int]:
-        """Write through during the step, in this order, while there is room for blocks; how many of each."""
-        written, pairs = [], self._copies.write
-        for request_id, first, gpu_blocks in wanted:
-            n = len(gpu_blocks)
-            if n > room:
-                n = int(room)
-            if n:
-                pairs += self._pairs(request_id, first, gpu_blocks[:n])
-            written.append(n)
-            room -= n
-        tokens = float(len(pairs) * self._block_size)
-        self._writer.wrote(tokens, 1)
-        if tokens and self.emulated:
-            self._copies.written_s = self._writer.across_s(self._now_s, tokens)
-        return written
+    def write(self, request_id: str, first: int, gpu_blocks: Sequence[int]) -> None:
+        """Write these through during the coming step, after those before: the request's full block `first` and those that follow."""
+        self._copies.write += self._pairs(request_id, first, gpu_blocks)
 
     def forget(self, request_id: str) -> None:
         """Nobody needs this request's host copy any more."""
@@ -126,6 +110,11 @@ class HostTier:
     def take_orders(self) -> Copies:
         """What the worker is to do with the step."""
         copies = self._copies
+        if copies.write:
+            tokens = len(copies.write) * self._block_size
+            self._writer.wrote(tokens, 1)
+            if self.emulated:
+                copies.written_s = self._writer.across_s(self._now_s, tokens)
         if copies.evict or copies.write or copies.load:
             self._copies = Copies()
         copies.across_s = self._links.awaited_s()

@@ -30,7 +30,7 @@ from sim.errors import FAULTS
 from .arrivals import Arrivals
 from .departures import left_waiting, take_as_it_is
 from .fallback import FirstComeFirstServed
-from .host_tier import Full, HostTier
+from .host_tier import HostTier
 from .metrics import Snapshots
 from .requirements import refuse_what_bends_plans
 from .room import steps_that_fit
@@ -77,6 +77,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         self.tokens: dict[str, int] = {}                    # what each request computes in this step
         self.steady = False                                 # the same as in the step before
         self.fit = 0                                        # decode steps for which there are surely blocks
+        self.none_full = 0                                  # so many steps begin before a block to write through is full
         self.least_step_s = 0.0                             # no step of this batch is believed to be shorter
         self.nobody_waits = create_request_queue(self.policy)
         (layers,) = self.kv_cache_manager.coordinator.single_type_managers
@@ -197,7 +198,7 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
                 self.happened |= Event.LANDED
 
     def batch_changes(self) -> None:
-        self.steady, self.fit, self.least_step_s = False, 0, 0.0
+        self.steady, self.fit, self.none_full, self.least_step_s = False, 0, 0, 0.0
 
     def _plan_stands(self, now_s: float) -> bool:
         plan = self.plan
@@ -353,20 +354,34 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
 
     def _write_through(self) -> list[tuple[Stream, int]]:
         """Full blocks that the coming step hides, in the plan's order; those who have that many tokens copied after it."""
-        bs, full = self.block_size, []
-        for stream in self.storing:
-            first, end = int(stream.host_tokens) // bs, stream.request.num_computed_tokens // bs
-            if first < end:
-                full.append((stream, Full(stream.name, first, self._gpu_blocks(stream, first, end))))
-        if not full:
+        if self.none_full > 0:
+            self.none_full -= 1
             return []
-        wanted = [blocks for _, blocks in full]
+        bs, full, waiting, least = self.block_size, [], 0, self.block_size
+        for stream in self.storing:
+            computed = stream.request.num_computed_tokens
+            first, end = int(stream.host_tokens) // bs, computed // bs
+            if first < end:
+                full.append((stream, first, end))
+                waiting += end - first
+            elif (missing := bs - computed % bs) < least:
+                least = missing
+        if not full:
+            self.none_full = least - 1
+            return []
         room = self.host.hidden_blocks(self.least_step_s)
-        if room < sum([len(blocks.gpu_blocks) for blocks in wanted]):
+        if room < waiting:
             self.least_step_s = self._believed_s()          # no step of this batch was longer
             room = self.host.hidden_blocks(self.least_step_s)
-        written = self.host.write(wanted, room)
-        return [(stream, (blocks.first + n) * bs) for (stream, blocks), n in zip(full, written) if n]
+        writing = []
+        for stream, first, end in full:
+            if end - first > room:
+                end = first + int(room)
+            if first < end:
+                self.host.write(stream.name, first, self._gpu_blocks(stream, first, end))
+                writing.append((stream, end * bs))
+                room -= end - first
+        return writing
 
     def _believed_s(self) -> float:
         """What the policy believes the coming step takes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -21,21 +20,19 @@ class Ledger:
 
     def __init__(self, engine: Any) -> None:
         self.engine, self.tier, self.rows, self.waited_s = engine, engine.host.tier, [], -np.inf
-        self._evict, self._write, self._take = self.tier.evict, self.tier.write, self.tier.take_orders
-        self.tier.evict, self.tier.write, self.tier.take_orders = self.evict, self.write, self.take_orders
+        self._evict, self._take = self.tier.evict, self.tier.take_orders
+        self.tier.evict, self.tier.take_orders = self.evict, self.take_orders
         self.tokens, self.since_s = 0.0, dict[str, float]()
 
     def take_orders(self) -> Any:
-        """With every step: who is written through, and since when."""
-        now_s = self.engine.env.now
-        self.since_s = {stream.name: self.since_s.get(stream.name, now_s) for stream in self.engine.vllm.storing}
+        """With every step: who is written through, and since when; and whether full blocks have to wait."""
+        now_s, vllm = self.engine.env.now, self.engine.vllm
+        self.since_s = {stream.name: self.since_s.get(stream.name, now_s) for stream in vllm.storing}
+        written = {stream.name: tokens for stream, tokens in vllm.writing}
+        bs = vllm.block_size
+        if any(written.get(stream.name, stream.host_tokens) // bs < stream.computed_tokens // bs for stream in vllm.storing):
+            self.waited_s = now_s
         return self._take()
-
-    def write(self, wanted: Sequence[Any], step_s: float) -> list[int]:
-        written = self._write(wanted, step_s)
-        if sum(written) < sum(len(full.gpu_blocks) for full in wanted):
-            self.waited_s = self.engine.env.now
-        return written
 
     def evict(self, name: str, first: int, blocks: list[int]) -> None:
         stream, now_s = self.engine.vllm.named[name], self.engine.env.now
