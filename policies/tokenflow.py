@@ -28,6 +28,7 @@ class TokenFlow:
     conservativeness: float = 2.0       #: mu: a victim's buffer lasts at least mu (tau_evict + tau_load + tau_schedule)
     gamma: float = 100.0                #: weight of an empty buffer against tokens gained, in tokens [R]
     utility: Literal["marginal", "printed", "slack"] = "marginal"   #: the printed one ranks empty buffers last [R]
+    stickiness: float = 0.25            #: what a resident is worth beyond its marginal utility, in tokens of an interval [R]
     critical_s: float | None = None     #: a buffer shorter than this may displace anyone; None: tau_load + dt [R]
     working_set: Literal["memory", "paper"] = "memory"      #: bound on admission: tokens in memory, or Eq. 4 and 5 [R]
     overcommit: float = 0.95            #: kappa: share of GPU + host memory that the admitted may ever hold at once [R]
@@ -60,7 +61,8 @@ class TokenFlow:
 
     def __post_init__(self) -> None:
         positive = ("interval_s", "fill", "overcommit", "rate_margin", "max_prefill_tokens")
-        not_negative = ("conservativeness", "gamma", "ramp", "io_share", "swap_passes", "prefill_guard_s", "ride_share")
+        not_negative = ("conservativeness", "gamma", "stickiness", "ramp", "io_share", "swap_passes", "prefill_guard_s",
+                        "ride_share")
         for name in (*positive, *not_negative):
             value = getattr(self, name)
             if not (0 <= value < inf) or (name in positive and not value):
@@ -158,15 +160,16 @@ class TokenFlow:
                 tokens, rates, count = tokens + int(demand[row]), rates + float(view.consumption_rate[row]), count + 1
                 newcomers.append(row)
                 continue
-            if count and (count + 1 > most or tokens + demand[row] > pool
-                          and peak_tokens(view, np.append(members, [*newcomers, row])) > pool):
+            need = scene.whole_blocks(row)
+            fits = seats > 0 and free >= need + reserve
+            if not (fits or displace):
                 break
             if count and self.rate_bound and rates + view.consumption_rate[row] > self._max_rate:
                 break
-            need = scene.whole_blocks(row)
-            if free < need + reserve or seats <= 0:
-                if not displace:
-                    break
+            if count and (count + 1 > most or tokens + demand[row] > pool
+                          and peak_tokens(view, np.append(members, [*newcomers, row])) > pool):
+                break
+            if not fits:
                 if victims is None:
                     victims = iter(self._safe_victims(scene))
                 marked: list[int] = []
@@ -250,7 +253,9 @@ class TokenFlow:
         speed = 1.0 / view.cost.step_s(seqs, float(view.computed_tokens[scene.ready].sum()), 0.0, seqs)
         if self.utility == "printed":
             return printed_utility(value, speed, self.interval_s, overhead_s, buffered, self.gamma)
-        return marginal_utility(value, speed, self.interval_s, overhead_s, scene.slack_s, scene.load_s, self.gamma)
+        worth = marginal_utility(value, speed, self.interval_s, overhead_s, scene.slack_s, scene.load_s, self.gamma)
+        worth[scene.ready] += self.stickiness * speed * self.interval_s
+        return worth
 
     def _chosen(self, scene: Scene, utility: Floats, residents: Ints, newcomers: list[int]) -> Bools:
         """Marks of who should hold GPU memory for the next interval, shape (n,)."""

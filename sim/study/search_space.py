@@ -35,6 +35,7 @@ TOKENFLOW: Mapping[str, Range | None] = {
     "conservativeness": Range(0.5, 8.0, True, "mu: a factor of four on either side"),
     "gamma": Range(10.0, 1000.0, True, "a factor of ten on either side"),
     "utility": None,
+    "stickiness": Range(0.0, 1.0, False, "up to a whole interval's tokens"),
     "overcommit": Range(0.25, 4.0, True, "0.25 to 2 moves TTFT fivefold; beyond, readers stall"),
     "fill": Range(0.7, 1.0, False, "1 leaves no room for growth"),
     "rate_bound": None,
