@@ -175,7 +175,10 @@ class Scene:
     def _store(self, decode: Ints, leave: Ints, forget: Ints) -> Ints:
         view = self.view
         rows = self.staying(np.concatenate((self.ready, self.midway, self.landing, _rows(self.load))))
-        rows = np.setdiff1d(rows, forget) if len(forget) else rows
+        if len(forget):
+            kept = np.ones(len(self.left), np.bool_)
+            kept[forget] = False
+            rows = rows[kept[rows]]
         rows = rows[(-self.slack_s[rows] * view.consumption_rate[rows]).argsort(kind="stable")]
         held, room = self.held, view.host_free_blocks
         if len(forget) or self.give_up:

@@ -78,7 +78,8 @@ class TokenFlow:
     @classmethod
     def paper(cls, **fields: Any) -> TokenFlow:
         """The paper's text wherever it states something (policy `tokenflow-paper`)."""
-        return cls(**({"working_set": "paper", "rate_margin": 1.0, "fallback": "fcfs", "utility": "printed"} | fields))
+        stated: dict[str, Any] = {"working_set": "paper", "rate_margin": 1.0, "fallback": "fcfs", "utility": "printed"}
+        return cls(**(stated | fields))
 
     def plan(self, view: View) -> Plan:
         self._learnt.observe(view)
@@ -166,8 +167,8 @@ class TokenFlow:
                 break
             if count and self.rate_bound and rates + view.consumption_rate[row] > self._max_rate:
                 break
-            if count and (count + 1 > most or tokens + demand[row] > pool
-                          and peak_tokens(view, np.append(members, [*newcomers, row])) > pool):
+            if count and (count + 1 > most or (tokens + demand[row] > pool
+                          and peak_tokens(view, np.append(members, [*newcomers, row])) > pool)):
                 break
             if not fits:
                 if victims is None:

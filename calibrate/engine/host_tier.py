@@ -87,7 +87,7 @@ class HostTier:
         return self._idle[1]
 
     def write(self, request_id: str, first: int, gpu_blocks: Sequence[int]) -> None:
-        """Write these through during the coming step, after those before: the request's full block `first` and those that follow."""
+        """Write these through during the coming step, after those before: full block `first` of the request and what follows."""
         self._copies.write += self._pairs(request_id, first, gpu_blocks)
 
     def forget(self, request_id: str) -> None:
