@@ -21,6 +21,8 @@ from .balance import fill, marginal_utility, printed_utility, token_value
 from .scene import Scene, ascending
 from .working_set import paper_limit, peak_tokens
 
+_SURE = 0.9     # of the time until a reader runs dry, prompts beside decodes take so much: what they take is an estimate
+
 
 @dataclass
 class TokenFlow:
@@ -406,7 +408,7 @@ class TokenFlow:
                 decoders = scene.decoders()
                 decode_s = view.cost.step_s(len(decoders), float(view.computed_tokens[decoders].sum()), 0.0, len(decoders))
                 dry_s = float((slack_s + 1 / view.consumption_rate[ready]).min())
-                chunk = int(max(dry_s - decode_s, self.ride_share * decode_s) / token_s)
+                chunk = int(max(_SURE * (dry_s - decode_s), self.ride_share * decode_s) / token_s)
                 scene.prefill_up_to(rows, min(max(chunk, 1), limit, view.max_step_tokens - len(decoders)), whole=False)
                 learnt.beside_s = decode_s
                 return True
