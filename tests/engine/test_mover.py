@@ -41,7 +41,8 @@ def copied(sources: Any, to: Any, sizes: Any) -> None:
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Streams and events that only say what is done to them, and the driver's copies on this machine's memory."""
-    from vllm import _custom_ops        # before: what it imports looks at torch.cuda
+    movers()        # first: what vLLM imports looks at torch.cuda
+    from vllm import _custom_ops
     said: list[str] = []
 
     def event() -> Stub:
