@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from .cli_options import DEBUG, Setup, directory, flag, flag_name
@@ -102,7 +101,7 @@ def show(asked: TuneOptions) -> None:
     """Search, decide, and leave trials, front and winner in the directory."""
     from traces import BadInput, options
 
-    from . import saving
+    from . import resumable, saving
     from .cli_progress import Bar
     from .code_version import code_version
     from .ledger import Ledger
@@ -127,10 +126,10 @@ def show(asked: TuneOptions) -> None:
     if asked.resume and target is None:
         raise BadInput("--resume", "command line", "says of no directory what to resume: give -o DIR as well")
     folder = target or next(free for n in count(1) if not os.path.lexists(free := saving.DEFAULT_ROOT / f"tune-{n}"))
-    _must_be_mine(folder, asked.resume, FACTS)
+    resumable.check(folder, LEDGER, FACTS, asked.resume, "search")
     for line in _heading(tuning):
         print(line)
-    _make(folder)
+    resumable.make(folder)
     with alone(folder):
         header = {"format": FORMAT, "code": code_version(), "command": asked.command()}
         with (Ledger(folder / LEDGER, header, asked.resume) as ledger,
@@ -151,35 +150,6 @@ def show(asked: TuneOptions) -> None:
         publish(folder, made, FACTS)
     _tell(tuning, found)
     print(folder)
-
-
-def _must_be_mine(folder: Path, resume: bool, facts: str) -> None:
-    """BadInput when the directory may not be used."""
-    from traces import BadInput
-
-    from .study.store import LOCK
-    try:
-        held = {path.name for path in folder.iterdir() if path.name != LOCK} if folder.is_dir() else set()
-    except OSError as error:
-        raise BadInput("output directory", str(folder), f"cannot be read: {(error.strerror or '').lower()}") from error
-    if not folder.is_dir() and os.path.lexists(folder):
-        raise BadInput("output directory", str(folder), "is a file")
-    if facts in held:
-        raise BadInput("output directory", str(folder), "holds finished results; results are never overwritten")
-    if LEDGER in held and not resume:
-        raise BadInput("output directory", str(folder), "holds an interrupted search; --resume completes it")
-    if resume and LEDGER not in held:
-        raise BadInput("--resume", str(folder), "holds no interrupted search")
-    if {name for name in held if not name.endswith(".partial")} - {LEDGER} and not resume:
-        raise BadInput("output directory", str(folder), "is not empty; results are never overwritten")
-
-
-def _make(folder: Path) -> None:
-    from traces import BadInput
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput("output directory", str(folder), f"cannot be written: {(error.strerror or str(error)).lower()}") from error
 
 
 def _heading(tuning: Tuning) -> Iterator[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from traces import BadInput
 
-from .. import publishing
+from .. import publishing, resumable
 from ..publishing import Files
 from .runs import LEDGER
 
@@ -18,25 +18,10 @@ PAGE, FACTS = "reproduction.md", "reproduction.json"
 
 def prepare(folder: Path, resume: bool) -> None:
     """The folder, new or empty; with `resume` one that an interrupted command has left. BadInput says what is in the way."""
+    resumable.check(folder, LEDGER, FACTS, resume, "run")
+    resumable.make(folder)
     try:
-        held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        taken = not folder.is_dir() and (folder.exists() or folder.is_symlink())
-    except OSError as error:
-        raise BadInput("output directory", str(folder), f"cannot be read: {(error.strerror or '').lower()}") from error
-    if taken:
-        raise BadInput("output directory", str(folder), "is a file")
-    if FACTS in held:
-        raise BadInput("output directory", str(folder), "holds finished results; results are never overwritten")
-    if resume and LEDGER not in held:
-        raise BadInput("--resume", str(folder), "holds no interrupted run")
-    if LEDGER in held and not resume:
-        raise BadInput("output directory", str(folder), "holds an interrupted run; --resume completes it")
-    if held - {LEDGER}:
-        raise BadInput("output directory", str(folder), "is not empty; results are never overwritten")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / LEDGER
-        probe.open("ab").close()
+        (folder / LEDGER).open("ab").close()
     except OSError as error:
         raise BadInput("output directory", str(folder), f"cannot be written: {(error.strerror or str(error)).lower()}") from error
 

@@ -22,11 +22,11 @@ from traces import BadInput
 from ..code_version import code_version
 from ..ledger import Ledger
 from ..publishing import publish
+from ..resumable import LOCK
 from .plan import Plan
 
 STUDY, RUNS, VLLM = "study.yaml", "runs.jsonl", "vllm"
 FORMAT = 1          #: of the store's lines
-LOCK = ".lock"
 
 
 def free(root: Path) -> Path:
