@@ -119,7 +119,7 @@ def page(folder: Path) -> str:
     study = (folder / STUDY).read_text(encoding="utf-8", errors="replace")
     seeds = sorted({int(runs) for runs in sweep.numbers("runs").tolist() if runs == runs})
     each = f"{seeds[0]} to {counted(seeds[-1], 'seed')}" if len(seeds) > 1 else counted(seeds[-1] if seeds else 0, "seed")
-    title = f"{folder.resolve().name}: {counted(len(sweep), 'combination')}, {counted(sweep.runs, 'run')}"
+    title = f"{_name(study) or folder.resolve().name}: {counted(len(sweep), 'combination')}, {counted(sweep.runs, 'run')}"
     titles = [title for key, title, *_ in _COLUMNS if key in sweep.table]
     return document(f"TokenFlow Lab: {title}", [
         f"<h1>{escape(title)}</h1>",
@@ -146,6 +146,16 @@ def page(folder: Path) -> str:
                 shlex.join(["tokenflow", "report", str(folder)]), *_commands(sweep)]),
         f'<p class="soft">{escape(computed(host) or versions())}</p>',
     ])
+
+
+def _name(study: str) -> str:
+    """What the study calls itself, if it does; its file is shown as it is, whatever has become of it."""
+    import yaml
+    try:
+        given = yaml.safe_load(study)
+    except yaml.YAMLError:
+        return ""
+    return str(given.get("name") or "") if isinstance(given, Mapping) else ""
 
 
 def _tables(sweep: Sweep) -> list[str]:
