@@ -98,7 +98,7 @@ class TokenFlow:
                 self._rebalance(scene, newcomers)
             rides = self._bring(scene, newcomers)
         absent -= len(scene.load) + len({row for row, _ in scene.prefill} - set(scene.midway.tolist()))
-        waits = absent > 0 or scene.prefill or scene.leave or scene.evicting
+        waits = absent > 0 or len(scene.midway) or scene.prefill or scene.leave or scene.evicting
         until = Event.ANY if waits else Event.ARRIVAL | Event.PREFILLED
         if self.overlap:
             until &= ~Event.LANDED
@@ -267,7 +267,8 @@ class TokenFlow:
         young = view.now_s - view.moved_s[residents] < self.interval_s
         fixed = np.concatenate((residents[young], scene.staying(scene.midway)))
         blocks = scene.blocks.copy()
-        blocks[scene.dropped] = scene.whole_blocks_of(scene.dropped)
+        for rows in (scene.dropped, scene.midway):
+            blocks[rows] = scene.whole_blocks_of(rows)
         blocks[scene.ready] += scene.takes[scene.ready]
         blocks[scene.away] += scene.takes[scene.away]
         rest = np.concatenate((residents[~young], absent))
@@ -386,9 +387,10 @@ class TokenFlow:
                 break
             scene.take(need)
             new.append(row)
-        came = set(scene.load) | set(again) | set(new)
+        rides = self._batch(scene, new, again)
+        came = {*scene.load, *(row for row, _ in scene.prefill)}
         self._coming = [id for id, row in zip(view.id[coming].tolist(), coming.tolist()) if row not in came]
-        return self._batch(scene, new, again)
+        return rides
 
     def _batch(self, scene: Scene, new: list[int], again: list[int]) -> bool:
         """The prefill batch: newcomers, else recomputations, alone as long as the readers' buffers last, or beside decodes."""
@@ -406,7 +408,7 @@ class TokenFlow:
             covered = min(limit, int(max(float(slack_s.min()) - self.prefill_guard_s, 0.0) / token_s))
             if covered < tokens[0]:
                 decoders = scene.decoders()
-                decode_s = view.cost.step_s(len(decoders), float(view.computed_tokens[decoders].sum()), 0.0, len(decoders))
+                decode_s = learnt.decode_step_s(view, decoders)
                 dry_s = float((slack_s + 1 / view.consumption_rate[ready]).min())
                 chunk = int(max(_SURE * (dry_s - decode_s), self.ride_share * decode_s) / token_s)
                 scene.prefill_up_to(rows, min(max(chunk, 1), limit, view.max_step_tokens - len(decoders)), whole=False)
