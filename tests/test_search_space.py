@@ -36,7 +36,6 @@ def test_tokenflows_defaults_are_possible_and_hold_its_own_values() -> None:
         for end in each.choices or (each.range.low, each.range.high):  # type: ignore[union-attr]
             choose("tokenflow", as_arguments({each.name: each.rounded(end)}))
     kinds = {each.name: each for each in found}
-    assert not kinds["ride_share"].whole
     assert kinds["utility"].choices == ("marginal", "printed", "slack")
     assert kinds["rate_bound"].choices == ("true", "false")
 

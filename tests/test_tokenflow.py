@@ -102,8 +102,8 @@ def fig6_view(now_s: float, output: list[int], until_s: list[float], at: list[in
                 1000, 1000, 2000, 16, 2, 4096, 0.0, 0.0, 40, 1, 80, 200, 1.0, 0.5, Beliefs(machine))
 
 
-def decisions(view: View) -> tuple[set[int], set[int], set[int]]:
-    plan = TokenFlow(rate_margin=1.0).plan(view)        # as in the paper: R1 to R3 take 75 of 80 tokens/s
+def decisions(view: View, rate_margin: float = 1.0) -> tuple[set[int], set[int], set[int]]:
+    plan = TokenFlow(rate_margin=rate_margin).plan(view)        # 1, as in the paper: R1 to R3 take 75 of 80 tokens/s
     return set(plan.offload.tolist()), set(plan.load.tolist()), {id for id, _ in plan.prefill}
 
 
@@ -117,12 +117,58 @@ def test_fig6_r1_yields_to_r3_at_3() -> None:
     gpu, none = Residency.GPU, Residency.NONE
     view = fig6_view(3.0, [120, 120, 0], [6.0, 4.0, -inf], [gpu, gpu, none], [0.0, 0.0, 2.0])
     assert decisions(view) == ({0}, set(), {2})
+    assert decisions(view, TokenFlow().rate_margin) == (set(), set(), set()), "by default 5 % are kept free"
 
 
 def test_fig6_r1_replaces_r2_at_5() -> None:
     gpu, host = Residency.GPU, Residency.HOST
     view = fig6_view(5.0, [120, 200, 80], [6.0, 5 + 50 / 30, 5 + 30 / 25], [host, gpu, gpu], [3.0, 0.0, 3.0])
     assert decisions(view) == ({1}, {0}, set())
+
+
+# ---- prompts
+
+
+def newcomer_view(slack_s: float, rate: float = 20.0, prompt: int = 4000) -> View:
+    """Three residents with so much to read, a newcomer with a long prompt, memory for all."""
+    view = overloaded_view()
+    gpu, none = Residency.GPU, Residency.NONE
+    return view._replace(residency=np.array([gpu, gpu, gpu, none]), consumption_rate=np.full(4, rate),
+                         prompt_tokens=np.array([160, 160, 160, prompt]), output_tokens=np.array([40, 40, 40, 0]),
+                         computed_tokens=np.array([199, 199, 199, 0]), host_tokens=np.zeros(4), preemptions=np.zeros(4, int),
+                         readers=lambda: np.array([view.now_s + slack_s] * 3 + [-inf]), free_blocks=960, total_blocks=1000,
+                         host_free_blocks=2000, host_total_blocks=2000, max_step_tokens=1 << 20)
+
+
+@pytest.mark.parametrize(("slack_s", "rate", "ride_share"), [(0.0, 20.0, 1.0), (0.05, 20.0, 1.0), (0.0, 5.0, 1.0), (0.0, 500.0, 1.0),
+                                                             (0.0, 500.0, 3.0)])
+def test_a_prompt_that_no_buffer_covers_rides_until_a_reader_runs_dry(slack_s: float, rate: float, ride_share: float) -> None:
+    view, policy = newcomer_view(slack_s, rate), TokenFlow(ride_share=ride_share, rate_bound=False)
+    plan = policy.plan(view)
+    ((id, tokens),) = plan.prefill
+    assert id == 3
+    assert plan.decode.tolist() == [0, 1, 2], "they decode beside it"
+    decode_s = view.decode_s / view.decode_steps
+    room_s = max(0.9 * (slack_s + 1 / rate - decode_s), ride_share * decode_s)
+    assert tokens == int(room_s / (view.prefill_s / view.prefill_tokens))
+    assert 0 < tokens < 4000
+
+
+def test_a_prompt_that_every_buffer_covers_goes_alone() -> None:
+    plan = TokenFlow().plan(newcomer_view(slack_s=60.0))
+    assert plan.prefill == ((3, 4000),)
+    assert not len(plan.decode)
+
+
+def test_a_resident_is_worth_more_than_one_who_would_have_to_come() -> None:
+    view = overloaded_view()
+    with_it, without = TokenFlow(stickiness=0.25), TokenFlow(stickiness=0.0)
+    for policy in (with_it, without):
+        policy._learnt.observe(view)
+    scene = Scene(view)
+    speed = 1.0 / view.cost.step_s(2, float(view.computed_tokens[2:].sum()), 0.0, 2)
+    more = with_it._utilities(scene) - without._utilities(scene)
+    assert more == pytest.approx([0.0, 0.0, 0.25 * speed, 0.25 * speed])
 
 
 # ---- the KV tier
