@@ -21,7 +21,7 @@ from .scene import Scene, ascending
 class LeastSlack:
     interval_s: float = 1.0             #: between two rankings
     fill: float = 0.95                  #: share of GPU memory that a ranking fills; the rest is for growth
-    overcommit: float = 0.95            #: share of GPU + host memory that admitted requests may grow to, as TokenFlow's
+    overcommit: float = 0.95            #: share of GPU + host memory that admitted requests may take at their full lengths
     max_prefill_tokens: int = 16_384    #: of one prefill batch, as SGLang's
 
     engine_step_tokens = 1 << 20        #: the engine's step limit when the user sets none: the policy bounds its batches itself
@@ -51,7 +51,7 @@ class LeastSlack:
         now_s = float(np.nextafter(view.now_s, inf))
         wake_at_s = now_s if scene.give_up else max(self._next_rank_s, now_s) if absent > 0 else inf
         return scene.plan(store=True, mixed=False, until=Event.ANY if waits else Event.ARRIVAL | Event.PREFILLED,
-                          wake_at_s=wake_at_s, wake_after_steps=0)
+                          wake_at_s=wake_at_s)
 
     def _within_bound(self, scene: Scene) -> Ints:
         """Newcomers that GPU and host together have room for, fully grown; in order of arrival."""

@@ -1,9 +1,9 @@
 """TokenFlow (EuroSys 2026): preempt readers whose buffers are full, serve those whose are not, move KV in the background.
 
 Every `interval_s`, and at once when memory runs out, the working set is extended and rebalanced (a *tick*); in between,
-newcomers and returners take the room that comes free. Prefill goes before decode, as in SGLang, but under stress no longer
-than the readers' buffers last. Fields are the paper's parameters, its ablations, and our resolution of what it leaves open;
-[R] marks the latter.
+newcomers and returners take the room that comes free. Prompts go before decodes, as in SGLang, where every reader's buffer
+covers them; else they ride in decode steps, in chunks. Fields are the paper's parameters, its ablations, and our resolution
+of what it leaves open; [R] marks the latter.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class TokenFlow:
     conservativeness: float = 2.0       #: mu: a victim's buffer lasts at least mu (tau_evict + tau_load + tau_schedule)
     gamma: float = 100.0                #: weight of an empty buffer against tokens gained, in tokens [R]
     utility: Literal["marginal", "printed", "slack"] = "marginal"   #: the printed one ranks empty buffers last [R]
-    stickiness: float = 0.25            #: what a resident is worth beyond its marginal utility, in tokens of an interval [R]
+    stickiness: float = 0.25            #: of an interval's tokens; so much more is a resident worth (marginal utility) [R]
     critical_s: float | None = None     #: a buffer shorter than this may displace anyone; None: tau_load + dt [R]
     working_set: Literal["memory", "paper"] = "memory"      #: bound on admission: tokens in memory, or Eq. 4 and 5 [R]
-    overcommit: float = 0.95            #: kappa: share of GPU + host memory that the admitted may ever hold at once [R]
+    overcommit: float = 0.95            #: kappa: share of GPU + host memory that the admitted may come to hold, estimated [R]
     ramp: float = 0.5                   #: lambda of Eq. 5 (working_set="paper")
     fill: float = 0.95                  #: share of GPU memory that balancing fills; the rest is for growth [R]
     rate_bound: bool = True             #: Eq. 6: the sum of rates stays below what the engine can generate
@@ -48,7 +48,7 @@ class TokenFlow:
     swap_passes: int = 5                #: local search after the greedy fill [R: the public code's constant]
     max_prefill_tokens: int = 16_384    #: of one prefill batch, as SGLang's
     prefill_guard_s: float = 0.1        #: a prefill ends so long before the first reader runs dry [R]
-    ride_share: float = 1.0             #: what prompts that no buffer covers may add to a decode step, in decode steps [R]
+    ride_share: float = 1.0             #: decode steps that prompts may add to one, whatever the buffers; at least a token [R]
 
     engine_step_tokens = 1 << 20        #: the engine's step limit when the user sets none: the policy bounds its batches itself
 

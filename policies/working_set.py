@@ -1,4 +1,4 @@
-"""How much KV the requests that are admitted may come to hold (TokenFlow 4.2, step 1): the bounds on the working set."""
+"""Bounds on the working set (TokenFlow 4.2, step 1): how many requests are admitted, by the KV that they may come to hold."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from .api import Ints, View
 
 
 def peak_tokens(view: View, rows: Ints) -> float:
-    """The most KV, in tokens, that these requests hold together before the last of them ends.
+    """The most KV, in tokens, that these requests hold together before the last of them ends: an estimate.
 
-    Each grows at its reader's rate up to its declared length and then leaves. Sums are taken just before each end, where they
-    are largest: of who is still there then, what they hold now and what they will have grown by.
+    Each grows at its reader's rate up to its declared length and then leaves. Where some are generated further ahead of their
+    readers than others, it is exceeded. Sums are taken just before each end, where they are largest: of who is still there
+    then, what they hold now and what they will have grown by.
     """
     if not len(rows):
         return 0.0

@@ -20,7 +20,8 @@ def steps(view: View, prefill: tuple[int, float] = (0, 0.0), decode: tuple[int, 
 @pytest.fixture
 def start() -> tuple[Averages, View]:
     """After one prompt of 1,000 tokens, which went alone and took a second."""
-    view, learnt = overloaded_view()._replace(prefill_steps=0, prefill_tokens=0, prefill_s=0.0, decode_steps=0, decode_s=0.0), Averages()
+    learnt, idle = Averages(), {"prefill_steps": 0, "prefill_tokens": 0, "prefill_s": 0.0, "decode_steps": 0, "decode_s": 0.0}
+    view = overloaded_view()._replace(**idle)
     learnt.observe(view)
     view = steps(view, prefill=(1000, 1.0))
     learnt.observe(view)

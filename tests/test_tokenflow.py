@@ -140,8 +140,8 @@ def newcomer_view(slack_s: float, rate: float = 20.0, prompt: int = 4000) -> Vie
                          host_free_blocks=2000, host_total_blocks=2000, max_step_tokens=1 << 20)
 
 
-@pytest.mark.parametrize(("slack_s", "rate", "ride_share"), [(0.0, 20.0, 1.0), (0.05, 20.0, 1.0), (0.0, 5.0, 1.0), (0.0, 500.0, 1.0),
-                                                             (0.0, 500.0, 3.0)])
+@pytest.mark.parametrize(("slack_s", "rate", "ride_share"), [
+    (0.0, 20.0, 1.0), (0.05, 20.0, 1.0), (0.0, 5.0, 1.0), (0.0, 500.0, 1.0), (0.0, 500.0, 3.0)])
 def test_a_prompt_that_no_buffer_covers_rides_until_a_reader_runs_dry(slack_s: float, rate: float, ride_share: float) -> None:
     view, policy = newcomer_view(slack_s, rate), TokenFlow(ride_share=ride_share, rate_bound=False)
     plan = policy.plan(view)
@@ -152,6 +152,7 @@ def test_a_prompt_that_no_buffer_covers_rides_until_a_reader_runs_dry(slack_s: f
     room_s = max(0.9 * (slack_s + 1 / rate - decode_s), ride_share * decode_s)
     assert tokens == int(room_s / (view.prefill_s / view.prefill_tokens))
     assert 0 < tokens < 4000
+    assert policy._learnt.beside_s == decode_s
 
 
 def test_a_prompt_that_every_buffer_covers_goes_alone() -> None:

@@ -36,7 +36,7 @@ TOKENFLOW: Mapping[str, Range | None] = {
     "gamma": Range(10.0, 1000.0, True, "a factor of ten on either side"),
     "utility": None,
     "stickiness": Range(0.0, 1.0, False, "up to a whole interval's tokens"),
-    "overcommit": Range(0.25, 4.0, True, "0.25 to 2 moves TTFT fivefold; beyond, readers stall"),
+    "overcommit": Range(0.25, 4.0, True, "0.25 to 1 moves TTFT threefold; beyond, readers may stall"),
     "fill": Range(0.7, 1.0, False, "1 leaves no room for growth"),
     "rate_bound": None,
     "rate_margin": Range(0.5, 2.0, True, "Gamma is known to within that"),

@@ -20,18 +20,24 @@ class Ledger:
 
     def __init__(self, engine: Any) -> None:
         self.engine, self.tier, self.rows, self.waited_s = engine, engine.host.tier, [], -np.inf
-        self._evict, self._take = self.tier.evict, self.tier.take_orders
-        self.tier.evict, self.tier.take_orders = self.evict, self.take_orders
+        self._evict, self._take, self._hidden = self.tier.evict, self.tier.take_orders, self.tier.hidden_blocks
+        self.tier.evict, self.tier.take_orders, self.tier.hidden_blocks = self.evict, self.take_orders, self.hidden_blocks
+        self.room = np.inf                          # for the step that is being scheduled, in blocks
         self.tokens, self.since_s = 0.0, dict[str, float]()
 
+    def hidden_blocks(self, step_s: float) -> float:
+        self.room = self._hidden(step_s)
+        return self.room
+
     def take_orders(self) -> Any:
-        """With every step: who is written through, and since when; and whether full blocks have to wait."""
+        """With every step: who is written through, and since when; and whether full blocks wait because the step hides no more."""
         now_s, vllm = self.engine.env.now, self.engine.vllm
         self.since_s = {stream.name: self.since_s.get(stream.name, now_s) for stream in vllm.storing}
-        written = {stream.name: tokens for stream, tokens in vllm.writing}
-        bs = vllm.block_size
-        if any(written.get(stream.name, stream.host_tokens) // bs < stream.computed_tokens // bs for stream in vllm.storing):
+        written, bs = {stream.name: tokens for stream, tokens in vllm.writing}, vllm.block_size
+        left = any(written.get(stream.name, stream.host_tokens) // bs < stream.computed_tokens // bs for stream in vllm.storing)
+        if left and self.room - len(self.tier._copies.write) < 1:
             self.waited_s = now_s
+        self.room = np.inf
         return self._take()
 
     def evict(self, name: str, first: int, blocks: list[int]) -> None:

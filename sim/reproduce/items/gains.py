@@ -21,7 +21,7 @@ _SHARED = {"sglang-ratecap": "rate cap", "fcfs-offload": "offload", "vtc": "fair
 _WORTH = 0.05       # of SGLang's effective throughput: a smaller gain has no shares
 
 _FRONTIER_ROWS = ("4090-c", "h200-b", "h200-c")
-#: how far the admission bound moves: kappa, the share of GPU and host memory that the admitted may grow to; at the end no Eq. 6
+#: how far the admission bound moves: kappa, the share of all memory that the admitted may come to hold; at the end no Eq. 6
 _BOUNDS = tuple((f"kappa {kappa:g}" + ("" if bound else ", no rate bound"),
                  f"tokenflow[overcommit={kappa:g}" + ("]" if bound else ",rate_bound=false]"))
                 for kappa, bound in ((0.25, True), (0.5, True), (0.95, True), (2.0, True), (2.0, False), (8.0, False)))
@@ -84,8 +84,8 @@ def _tell(how: How, found: Found) -> Told:
         "A share of 1 means that the control alone gains as much effective throughput as TokenFlow; shares need not add up to 1. "
         "Where TokenFlow gains less than 5 % there are none. What FastServe reaches needs no knowledge of buffers; what its "
         "readers stall for it stands below.",
-        "kappa (`overcommit`) bounds what is admitted: the share of GPU and host memory that the admitted may grow to; 0.95 is "
-        "the default."],
+        "kappa (`overcommit`) bounds what is admitted: the share of GPU and host memory that the admitted may come to hold; 0.95 "
+        "is the default."],
         [_shares(how, found), _waiting("Waiting and stalling", [(policy, policy) for policy in _POLICIES], used, how, found),
          _waiting("The frontier: TokenFlow's bound on admission moves", _BOUNDS, _frontier(how), how, found)],
         [Picture("gains-frontier", "Mean wait for the first token against mean stalling, each policy a point; numbers beside the "
