@@ -37,7 +37,8 @@ _RESIDENT_SOON: Bools = np.array([False, True, False, True, False])
 class Event:
     """What can happen while a plan stands; flags, combined with `|`.
 
-    EVICTED: an eviction that took time is over. A request whose copy was complete leaves at once, within the plan.
+    EVICTED: an eviction that took time is over, or its request was aborted. A request whose copy was complete leaves at once,
+    within the plan.
     """
 
     ARRIVAL, PREFILLED, FINISH, LANDED, EVICTED, ANY = 1, 2, 4, 8, 16, 31

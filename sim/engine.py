@@ -424,6 +424,7 @@ class Engine:
         self.decoders.leave(rows[q.joined[rows] >= 0])
         for row, at in zip(rows.tolist(), q.residency[rows].tolist()):
             self.evicting -= at == Residency.EVICTING
+            self.happened |= Event.EVICTED * (at == Residency.EVICTING)
             self.loading -= at == Residency.LOADING
             if at == Residency.LOADING:
                 self.orphans[int(q.id[row])] = self.kv.blocks(row)

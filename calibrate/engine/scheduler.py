@@ -128,6 +128,8 @@ class PlanScheduler(Scheduler):  # type: ignore[misc]
         aborted = super().finish_requests(request_ids, finished_status)
         gone = [self.named[request.request_id] for request in aborted if request.request_id in self.named]
         self.orphans |= {stream.name for stream in gone if stream.residency == Residency.LOADING}
+        if any(stream.residency == Residency.EVICTING for stream in gone):      # its copy may be across, and not taken yet
+            self.happened |= Event.EVICTED
         self._remove(gone)
         return aborted
 

@@ -117,6 +117,13 @@ def _check_unwatched(watched: Recording, engine: Engine, silent: Recording, alon
     assert np.allclose(engine.clock.ends_s(), alone.clock.ends_s(), rtol=0, atol=1e-9)
 
 
+def test_a_client_gives_up_while_its_copy_ends_and_the_plan_waits_for_that_alone(fake: ModuleType) -> None:
+    policy, asks, on = random(63)
+    model, engine = simulated(asks, policy, on)
+    assert engine.aborted
+    assert not difference(model, fake.FakeEngine(asks, policy, on).run())
+
+
 @pytest.mark.parametrize(("case", "seed"), [(tokenflow, 5), (rotate, 7), (random, 2)], ids=["tokenflow", "rotate", "random"])
 def test_links_that_take_no_time(fake: ModuleType, case: Callable[[int], Case], seed: int) -> None:
     policy, asks, on = case(seed)
