@@ -124,6 +124,32 @@ def test_a_client_gives_up_while_its_copy_ends_and_the_plan_waits_for_that_alone
     assert not difference(model, fake.FakeEngine(asks, policy, on).run())
 
 
+class WaitsForAnEviction:
+    """Prefills the first request, evicts it and waits for that alone; then serves the newest."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def plan(self, view: View) -> Plan:
+        self.asked += 1
+        row = 0 if self.asked <= 2 else len(view.id) - 1
+        ids, left = view.id[row:row + 1], int(view.remaining_tokens[row])
+        if self.asked == 2:
+            return Plan(offload=ids, until=Event.EVICTED)
+        return Plan(decode=ids) if left == 1 else Plan(prefill=((int(ids[0]), left),))
+
+
+def test_a_client_gives_up_before_its_copy_ends_and_nobody_waits_for_ever(fake: ModuleType) -> None:
+    _, asks, on = random(63)
+    stays = asks[0]._replace(arrival_s=0.0, prompt_tokens=200, output_tokens=9, rate_changes=(), stops_after=0, gives_up_s=np.inf)
+    asks, on = [stays._replace(gives_up_s=0.05), stays], replace(on, max_step_tokens=1024, d2h_bytes_per_s=200e6)
+    model, engine = simulated(asks, WaitsForAnEviction(), on)
+    real = fake.FakeEngine(asks, WaitsForAnEviction(), on)
+    assert not difference(model, real.run())
+    assert engine.aborted == [0]
+    assert real.vllm.fallbacks == 0
+
+
 @pytest.mark.parametrize(("case", "seed"), [(tokenflow, 5), (rotate, 7), (random, 2)], ids=["tokenflow", "rotate", "random"])
 def test_links_that_take_no_time(fake: ModuleType, case: Callable[[int], Case], seed: int) -> None:
     policy, asks, on = case(seed)
