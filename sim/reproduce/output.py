@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from traces import BadInput
-
 from .. import publishing, resumable
 from ..publishing import Files
 from .runs import LEDGER
@@ -23,7 +21,7 @@ def prepare(folder: Path, resume: bool) -> None:
     try:
         (folder / LEDGER).open("ab").close()
     except OSError as error:
-        raise BadInput("output directory", str(folder), f"cannot be written: {(error.strerror or str(error)).lower()}") from error
+        raise resumable.unwritable(folder, error) from error
 
 
 def free(folder: Path) -> Path:

@@ -22,7 +22,7 @@ from traces import BadInput
 from ..code_version import code_version
 from ..ledger import Ledger
 from ..publishing import publish
-from ..resumable import LOCK
+from ..resumable import LOCK, make, unwritable
 from .plan import Plan
 
 STUDY, RUNS, VLLM = "study.yaml", "runs.jsonl", "vllm"
@@ -60,10 +60,7 @@ def opened(folder: Path, plan: Plan, resume: bool) -> Iterator[Ledger]:
     """The store, for this process alone until it leaves."""
     if os.path.lexists(folder) and not folder.is_dir():
         raise BadInput("output directory", str(folder), "is a file")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
+    make(folder)
     with alone(folder):
         ledger = stored(folder, resume, plan)
         publish(folder, {STUDY: plan.study.text}, STUDY)
@@ -99,7 +96,7 @@ def alone(folder: Path) -> Iterator[None]:
         try:
             held = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise _unwritable(folder, error) from error
+            raise unwritable(folder, error) from error
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -114,7 +111,3 @@ def alone(folder: Path) -> Iterator[None]:
     finally:
         file.unlink(missing_ok=True)
         os.close(held)
-
-
-def _unwritable(folder: Path, error: OSError) -> BadInput:
-    return BadInput("output directory", str(folder), f"cannot be written: {(error.strerror or str(error)).lower()}")
